@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* route: route files -> an immutable table, and matching a request target against it. Pure after load.
+ * A route is one operation of the OpenAPI document (design.md section 4). The file format is documented in
+ * docs/routes.md; an unknown key, a reference that cannot resolve or a wrong type is a load error naming file and JSON path. */
+#pragma once
+
+#include "syncgate/base.h"
+#include "syncgate/err.h"
+#include "syncgate/mapping.h"
+#include "syncgate/schema.h"
+
+#define ROUTE_PARAMS_MAX 8
+#define ROUTE_REPLY_TOPICS_MAX 8
+
+/* HTTP answer of one reply rule. */
+struct route_answer {
+    int status;                      /* 200..599 */
+    struct mapping_template *body;   /* NULL: no body */
+    struct route_header {
+        struct span name;
+        struct mapping_template *value; /* text */
+    } *headers;
+    size_t header_count;
+};
+
+/* One entry of the ordered reply rules: the first whose topic, eventType and conditions agree answers. */
+struct route_reply_rule {
+    uint32_t topic;        /* index into route_table.reply_topics */
+    struct span event_type;
+    struct mapping_condition *when; /* NULL: always */
+    struct route_answer answer;
+};
+
+/* Finishing by fields, for events without a usable id. Off unless the route asks for it (design.md section 4). */
+struct route_field_match {
+    uint32_t topic;
+    struct span event_type;
+    struct mapping_template **request_fields; /* over the request: what this call's fields are */
+    struct mapping_template **reply_fields;   /* over the reply: where the event holds them */
+    size_t field_count;
+};
+
+struct route_command {
+    struct span topic;
+    struct mapping_template *key;
+    struct span event_type;
+    struct mapping_template *payload;
+    struct mapping_template *envelope;
+    const struct schema *schema;     /* the whole message must satisfy it, else the call has no command; NULL: unchecked */
+    struct mapping_condition *when;  /* NULL: always */
+};
+
+struct route {
+    uint32_t index;            /* position in the table; stable for its life */
+    struct span operation_id;
+    struct span method;
+    struct span path;          /* the template, "/api/devices/{deviceId}" */
+    bool case_sensitive;       /* path mode: "express" (case-insensitive, one trailing slash tolerated) or "exact" */
+    bool auth_required;
+    struct span *roles;        /* any of them; count 0: none needed */
+    size_t role_count;
+    const struct schema *body_schema; /* NULL: the body is not checked */
+    bool body_required;
+    uint32_t timeout_ms;
+    uint32_t max_in_flight;    /* 0: no own limit */
+    struct route_command command;
+    uint32_t reply_topics[ROUTE_REPLY_TOPICS_MAX]; /* distinct, indexes into route_table.reply_topics */
+    size_t reply_topic_count;
+    struct route_reply_rule *rules;
+    size_t rule_count;
+    struct route_field_match *field_match; /* NULL: off */
+    const char *file;          /* for messages */
+};
+
+struct route_table {
+    struct route *routes;
+    size_t count;
+    struct span *reply_topics; /* distinct names over all routes */
+    size_t reply_topic_count;
+    /* private parts follow in route_table_impl */
+};
+
+struct route_match {
+    const struct route *route;
+    struct mapping_param params[ROUTE_PARAMS_MAX]; /* values point into the target or into decoded */
+    size_t param_count;
+    struct buf decoded;   /* storage of decoded values; route_match_fini() */
+    struct span bad_param; /* set when a percent-escape of a parameter is malformed: the raw segment */
+};
+
+/* Loads every *.json of `dir` (sorted by name; sub-directories are not routes), with the OpenAPI document at `openapi_path`
+ * and envelopes and schemas relative to `dir`. Returns owned, or NULL with *err filled. Thread: any, at start. */
+struct route_table *route_table_load(const char *dir, const char *openapi_path, struct err *err);
+void route_table_freep(struct route_table **table);
+
+/* Finds the route for a method and a raw request target (path and query as received). HEAD does not match GET routes
+ * here. match->route is NULL when none fits (then nothing else is set but is safe to fini). A target whose parameter has a bad percent-escape matches
+ * with bad_param set. Cost: independent of the number of routes but for shared prefixes. Thread: any. */
+enum err_code route_table_match(const struct route_table *table, struct span method, struct span target,
+                                struct route_match *match) SG_NODISCARD;
+void route_match_fini(struct route_match *match);
