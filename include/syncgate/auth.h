@@ -21,9 +21,8 @@ struct auth;
 
 /* Exactly one of jwks_path, hs256_secret, public_key_path is set. All borrowed for the call only. */
 struct auth_settings {
-    const char *jwks_path; /* file with a JWK Set (RFC 7517) */
-    struct span
-        jwks_text; /* ptr not NULL: the set itself, fetched from jwks_path, which only names it in errors */
+    const char *jwks_path;       /* file with a JWK Set (RFC 7517) */
+    struct span jwks_text;       /* ptr not NULL: the set itself; jwks_path only names it in errors */
     const char *hs256_secret;    /* shared secret */
     const char *public_key_path; /* file with a PEM public key (RSA or EC), or the PEM text itself
                                     ("-----BEGIN ...") */

@@ -257,6 +257,25 @@ static void test_degenerate_signatures(void **state)
     auth_freep(&auth);
 }
 
+/* A signature has one spelling: nothing behind it, and the unused bits of its last character are zero. */
+static void test_one_spelling(void **state)
+{
+    (void)state;
+    struct auth *auth = auth_of_all();
+    const struct fx_token token = {
+        .alg = "ES256", .header = "{\"alg\":\"ES256\",\"kid\":\"p256\"}", .payload = GOOD, .pkey = p256};
+    char *bearer = fx_bearer(&token), longer[1024];
+    snprintf(longer, sizeof(longer), "%sAA", bearer);
+    assert_string_equal(fx_verify(auth, longer, FX_NOW), "bad signature");
+    char *last = bearer + strlen(bearer) - 1; /* 2 of its 6 bits count: A, Q, g or w */
+    (*last)++;
+    assert_string_equal(fx_verify(auth, bearer, FX_NOW), "signature is not base64url");
+    (*last)--;
+    assert_string_equal(fx_verify(auth, bearer, FX_NOW), "ok");
+    free(bearer);
+    auth_freep(&auth);
+}
+
 /* ---- the header field and the protected header ---- */
 
 static void test_authorization_field(void **state)
@@ -476,11 +495,17 @@ static void test_principal(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_algorithm),     cmocka_unit_test(test_tokens_of_libjwt),
-        cmocka_unit_test(test_algorithm_confusion), cmocka_unit_test(test_choice_without_kid),
-        cmocka_unit_test(test_tampering),           cmocka_unit_test(test_degenerate_signatures),
-        cmocka_unit_test(test_authorization_field), cmocka_unit_test(test_protected_header),
-        cmocka_unit_test(test_token_length),        cmocka_unit_test(test_claims),
+        cmocka_unit_test(test_every_algorithm),
+        cmocka_unit_test(test_tokens_of_libjwt),
+        cmocka_unit_test(test_algorithm_confusion),
+        cmocka_unit_test(test_choice_without_kid),
+        cmocka_unit_test(test_tampering),
+        cmocka_unit_test(test_degenerate_signatures),
+        cmocka_unit_test(test_one_spelling),
+        cmocka_unit_test(test_authorization_field),
+        cmocka_unit_test(test_protected_header),
+        cmocka_unit_test(test_token_length),
+        cmocka_unit_test(test_claims),
         cmocka_unit_test(test_principal),
     };
     return cmocka_run_group_tests(tests, make_keys, free_keys);
