@@ -3,17 +3,15 @@
 
 #define TEXT_MAX 4096
 
-#define OPTION(in_group, in_env, in_key, in_type, field, in_def, in_min, in_max, in_choices, in_reloadable, \
-               in_secret, in_text)                                                                          \
-    {                                                                                                       \
-        .group = in_group, .env = in_env, .key = in_key, .type = in_type,                                   \
-        .offset = offsetof(struct config, field), .def = in_def, .min = in_min, .max = in_max,              \
-        .choices = in_choices, .reloadable = in_reloadable, .secret = in_secret, .text = in_text            \
+#define OPTION(group, env, key, type, field, def, min, max, choices, reloadable, secret, text)           \
+    {                                                                                                    \
+        group, env, key, offsetof(struct config, field), def, choices, text, type, min, max, reloadable, \
+            secret                                                                                       \
     }
-#define TEXT_OPTION(in_env, in_key, in_type, field, in_def, in_text) \
-    OPTION(NULL, in_env, in_key, in_type, field, in_def, 1, TEXT_MAX, NULL, false, false, in_text)
-#define NUMBER_OPTION(in_env, in_key, in_type, field, in_def, in_min, in_max, in_text) \
-    OPTION(NULL, in_env, in_key, in_type, field, in_def, in_min, in_max, NULL, false, false, in_text)
+#define TEXT_OPTION(env, key, type, field, def, text) \
+    OPTION(NULL, env, key, type, field, def, 1, TEXT_MAX, NULL, false, false, text)
+#define NUMBER_OPTION(env, key, type, field, def, min, max, text) \
+    OPTION(NULL, env, key, type, field, def, min, max, NULL, false, false, text)
 
 #define MS  1u
 #define SEC 1000u
