@@ -48,8 +48,8 @@ static bool fail(struct parser *p, const char *fmt, ...)
     vsnprintf(what, sizeof(what), fmt, ap);
     va_end(ap);
     size_t len = (size_t)(p->end - p->expr->text);
-    const char *brace = memchr(p->expr->text, '}', len);
-    if (brace && brace > p->pos)
+    const char *brace = memchr(p->pos, '}', (size_t)(p->end - p->pos));
+    if (brace)
         len = (size_t)(brace - p->expr->text);
     err_set(p->err, ERR_CONFIG, "%s: in \"${%.*s}\": %s", p->expr->place, (int)(len < 80 ? len : 80),
             p->expr->text, what);
