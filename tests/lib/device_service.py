@@ -6,8 +6,12 @@ from tokens import SECRET
 
 
 class DeviceService(Process):
-    def __init__(self, kafka=None, listen="127.0.0.1:0"):
+    """devices: that many, GH-1 and so on, exist from the start."""
+
+    def __init__(self, kafka=None, listen="127.0.0.1:0", devices=0):
         argv = [program("device-service"), "--listen", listen, "--test-hooks", "--hs256-secret", SECRET]
+        if devices:
+            argv += ["--devices", str(devices)]
         if kafka:
             argv += ["--kafka", kafka]
         super().__init__(argv, clean_environment({}), name="device-service")
@@ -29,7 +33,7 @@ class DeviceService(Process):
         return device_id
 
     def executions(self):
-        """How often each command id was executed, REST calls included under their own keys."""
+        """{"rest": {"bind", "unbind"}, "kafka": {"commands", "redelivered", "byCorrelationId": {id: count}, ...}, ...}"""
         answer = self.call("GET", "/__test/executions")
         assert answer.status == 200, answer
         return answer.json()
