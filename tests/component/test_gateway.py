@@ -515,3 +515,62 @@ def test_a_second_gateway_process_does_not_disturb_the_first(stoppable, gateway,
         name = f"{device_id}-{number}"
         service.on(name, answer(bind_response))
         assert one.bind(name).json()["device"]["deviceId"] == name
+
+
+# --- finishing by fields: off as shipped, a route may ask for it ------------------------------------------------------
+
+
+def by_fields(route):
+    short_timeout(route)
+    if route["path"] == BIND:
+        route["finishByFields"] = [{
+            "topic": "device.events.v1", "eventType": "device.bound",
+            "fields": [["${body.qrData.deviceId}", "${reply.payload.deviceId}"],
+                       ["${claims.sub}", "${reply.payload.userId}"]]}]
+
+
+@pytest.fixture(scope="module")
+def by_fields_gateway():
+    gateway = Gateway(copy_routes(by_fields), KAFKA_BROKERS="embedded", FEATURE_KAFKA_EVENTS="only",
+                      KAFKA_MESSAGE_TIMEOUT="500ms")
+    with Service(gateway.bootstrap()) as service:
+        yield gateway, service
+    gateway.stop()
+
+
+LEGACY_ID = "bind_1756714530455_k3v9d0x2a"
+
+
+def test_an_event_of_the_legacy_backend_finishes_by_fields(by_fields_gateway, device_id):
+    gateway, service = by_fields_gateway
+    service.on(device_id, answer(lambda command: bound_event(command, LEGACY_ID), headers={}))
+    response = gateway.bind(device_id)
+    assert response.status == 200 and response.json()["device"]["deviceId"] == device_id
+
+
+@pytest.mark.parametrize("change", [
+    lambda event: event["payload"].update(userId=str(uuid.uuid4())),
+    lambda event: event["payload"].update(deviceId="another"),
+    lambda event: event["payload"].pop("userId"),
+    lambda event: event.update(timestamp="2025-09-01T08:15:30.456Z"),
+    lambda event: event.update(eventType="device.unbound"),
+])
+def test_an_event_that_does_not_fit_finishes_nothing_by_fields(by_fields_gateway, device_id, change):
+    gateway, service = by_fields_gateway
+
+    def handle(service, command):
+        event = bound_event(command, LEGACY_ID)
+        change(event)
+        service.send(event, headers={})
+
+    service.on(device_id, handle)
+    error_answer(504, "REPLY_TIMEOUT", gateway.bind(device_id))
+
+
+def test_two_calls_with_the_same_fields_are_finished_by_neither(by_fields_gateway, device_id):
+    gateway, service = by_fields_gateway
+    calls = [Call(gateway.bind, device_id), Call(gateway.bind, device_id)]
+    eventually(lambda: len(service.commands_of(device_id)) == 2, "both commands")
+    service.send(bound_event(service.wait_command(device_id), LEGACY_ID), headers={})
+    for call in calls:
+        error_answer(504, "REPLY_TIMEOUT", call.wait())

@@ -48,7 +48,6 @@ for round in 1 2; do
     diff "$work/expected" "$work/got" >&2 || fail "round $round: $(cat "$work/pasted")"
 done
 
-kill -INT "$up_pid" 2>/dev/null
 kill -TERM "$up_pid"
 status=0
 wait "$up_pid" || status=$?
