@@ -16,7 +16,7 @@ class DeviceService(Process):
             argv += ["--kafka", kafka]
         super().__init__(argv, clean_environment({}), name="device-service")
         self.address = self.wait_line(
-            self.stdout, lambda line: line.split(" ")[1] if line.startswith("listening ") else None, "listening line")
+            self.stdout, lambda line: line.split(" ")[-1] if line.startswith("listening ") else None, "listening line")
         self.wait_line(self.stdout, lambda line: True if line == "ready" else None, "ready line")
 
     @property
