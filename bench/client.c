@@ -93,7 +93,7 @@ static bool build_device_requests(const struct load_options *options, struct con
 {
     char body[160];
     conn->device_len =
-        (size_t)snprintf(conn->device, sizeof(conn->device), "GH-%04u", options->first_device + number);
+        (size_t)snprintf(conn->device, sizeof(conn->device), "GH-%u", options->first_device + number);
     snprintf(body, sizeof(body),
              "{\"qrData\":{\"deviceId\":\"%s\",\"bindingToken\":\"q7Zt91LmPa03Xw5c\",\"v\":1}}",
              conn->device);
@@ -112,7 +112,7 @@ static bool build_plain_request(const struct load_options *options, struct reque
                          options->method, options->path, ntohs(options->target.sin_port),
                          options->token ? "Authorization: Bearer " : "", options->token ? options->token : "",
                          options->token ? "\r\n" : "", length[0] ? content : "", length,
-                         (int)options->body_len, options->body);
+                         (int)options->body_len, options->body ? options->body : "");
 }
 
 static const struct request *current_request(const struct client *client, const struct conn *conn)

@@ -19,7 +19,7 @@ enum load_mode {
 };
 
 struct watched_process {
-    const char *name; /* borrowed; several processes may share one */
+    char *name; /* owned by main(); several processes may share one */
     pid_t pid;
     double start_us, used_us;
 };
@@ -33,9 +33,9 @@ struct load_options {
     double rate;           /* requests/s over all connections; 0: each connection as fast as it is answered */
     int expect_status;
     bool abandon;              /* park: close instead of waiting for the answers */
-    const char *token;         /* NULL: none */
+    char *token;               /* NULL: none; owned by main(), like body */
     const char *method, *path; /* plain */
-    const char *body;          /* plain: "" without one */
+    char *body;                /* plain: NULL without one */
     size_t body_len;
 };
 

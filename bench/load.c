@@ -159,12 +159,14 @@ static bool parse_request(int opt, const char *arg, struct load_options *options
         options->path = arg;
         return *arg == '/' && !strpbrk(arg, " \r\n");
     case OPT_BODY:
+        free(options->body);
         options->body = read_file(arg, &options->body_len);
         return options->body != NULL;
     case OPT_PARK:
         options->mode = LOAD_PARK;
         return parse_unsigned(arg, 1, 1000000, &options->connections);
     case OPT_TOKEN:
+        free(options->token);
         options->token = read_token(arg);
         return options->token != NULL;
     default:
@@ -305,12 +307,8 @@ static void report(const struct load_options *options, const struct load_result 
 
 int main(int argc, char **argv)
 {
-    struct load_options options = {.first_device = 1,
-                                   .connections = 64,
-                                   .seconds = 5,
-                                   .warmup_seconds = 1,
-                                   .drain_seconds = 40,
-                                   .body = ""};
+    struct load_options options = {
+        .first_device = 1, .connections = 64, .seconds = 5, .warmup_seconds = 1, .drain_seconds = 40};
     static struct load_result result;
     const bool json = parse_command_line(argc, argv, &options, &result);
     const struct sigaction action = {.sa_handler = on_signal};
@@ -319,8 +317,12 @@ int main(int argc, char **argv)
     raise_fd_limit(options.connections);
     /* The last resort: nothing here may outlive its time. */
     alarm((unsigned)(options.warmup_seconds + options.seconds + 2 * options.drain_seconds) + 60);
-    if (!client_run(&options, &stop_requested, &result))
-        return 1;
-    report(&options, &result, json);
-    return result.unexpected || result.crossed || result.errors ? 1 : 0;
+    bool ok = client_run(&options, &stop_requested, &result);
+    if (ok)
+        report(&options, &result, json);
+    for (unsigned i = 0; i < result.watched_count; i++)
+        free(result.watched[i].name);
+    free(options.token);
+    free(options.body);
+    return !ok || result.unexpected || result.crossed || result.errors ? 1 : 0;
 }

@@ -97,7 +97,7 @@ def every(n, wrong):
 
 
 def other_device(answer):
-    return answer[0], json.loads(re.sub(r'GH-0*', 'GH-9', json.dumps(answer[1])))
+    return answer[0], json.loads(re.sub(r'GH-', 'GH-9', json.dumps(answer[1])))
 
 
 def other_kind(answer):
@@ -117,7 +117,7 @@ def run(server, *args, connections=16, seconds=0.5):
 @pytest.mark.parametrize('how', [{}, {'chunked': True}, {'close': True}, {'split': True}])
 def test_right_answers(how):
     server = Server(right, **how)
-    server.bound['GH-0001'] = True  # left over by an earlier run
+    server.bound['GH-1'] = True  # left over by an earlier run
     code, result, stderr = run(server)
     assert (code, stderr) == (0, '')
     assert result['requests'] > 100 and result['checked'] >= result['requests']
