@@ -101,7 +101,9 @@ static struct span form_decode(struct span encoded, struct buf *scratch)
 
 static struct span find_query(struct span query, struct span name, struct buf *scratch)
 {
-    for (const char *pos = query.ptr, *end = pos + query.len; pos && pos < end;) {
+    if (query.len == 0)
+        return (struct span){0};
+    for (const char *pos = query.ptr, *end = pos + query.len; pos < end;) {
         const char *amp = memchr(pos, '&', (size_t)(end - pos));
         const char *stop = amp ? amp : end;
         const char *equals = memchr(pos, '=', (size_t)(stop - pos));

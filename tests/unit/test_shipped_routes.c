@@ -1,0 +1,366 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The route files under routes/: each command and each answer, byte for byte. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <cmocka.h>
+
+#include "syncgate/route.h"
+
+#define SUB       "5e0c6a1d-2b7f-4c39-9a64-8d1f3b20c7e5"
+#define RESPONSES "device.commands.responses.v1"
+#define EVENTS    "device.events.v1"
+#define BIND      "device.response.bind"
+#define UNBIND    "device.response.unbind"
+
+static struct route_table *table;
+static struct buf scratch;
+
+static int load_routes(void **state)
+{
+    (void)state;
+    const char *root = getenv("SYNCGATE_SOURCE_ROOT");
+    char dir[512], openapi[512];
+    struct err err = {0};
+    snprintf(dir, sizeof(dir), "%s/routes", root ? root : ".");
+    snprintf(openapi, sizeof(openapi), "%s/openapi/openapi.json", root ? root : ".");
+    table = route_table_load(dir, openapi, &err);
+    if (!table)
+        fprintf(stderr, "%s\n", err.text);
+    return table ? 0 : -1;
+}
+
+static int free_routes(void **state)
+{
+    (void)state;
+    buf_fini(&scratch);
+    route_table_freep(&table);
+    return 0;
+}
+
+static const struct route *match_route(const char *path)
+{
+    struct route_match match;
+    assert_int_equal(route_table_match(table, SPAN_LIT("POST"), span_of(path), &match), ERR_OK);
+    route_match_fini(&match);
+    assert_non_null(match.route);
+    return match.route;
+}
+
+static void parse(struct json_doc *doc, const char *text)
+{
+    assert_int_equal(json_parse(doc, span_of(text), 10000), ERR_OK);
+}
+
+/* ---- commands ---- */
+
+struct command_case {
+    const char *path, *body, *claims, *correlation_id;
+    int64_t now_ms;
+    const char *key, *message; /* message NULL: the call has no command */
+};
+
+/* The message of a call, or false if there is none by the route's conditions or by the Kafka contract. */
+static bool render_command(const struct route *route, struct mapping_scope *scope, struct buf *key,
+                           struct buf *message)
+{
+    struct buf payload = BUF_INIT;
+    struct json_doc doc = JSON_DOC_INIT;
+    bool missing = true;
+    if (route->command.when && !mapping_condition_holds(route->command.when, scope, &scratch))
+        return false;
+    assert_int_equal(mapping_render_text(route->command.key, scope, &scratch, key, &missing), ERR_OK);
+    assert_int_equal(mapping_render(route->command.payload, scope, &scratch, &payload), ERR_OK);
+    scope->payload = buf_span(&payload);
+    scope->event_type = route->command.event_type;
+    assert_int_equal(mapping_render(route->command.envelope, scope, &scratch, message), ERR_OK);
+    assert_int_equal(json_parse(&doc, buf_span(message), 10000), ERR_OK);
+    bool valid = schema_valid(route->command.schema, &doc, json_root(&doc));
+    json_fini(&doc);
+    buf_fini(&payload);
+    return valid && !missing;
+}
+
+static void check_command(const struct command_case *c)
+{
+    const struct route *route = match_route(c->path);
+    struct json_doc body = JSON_DOC_INIT, claims = JSON_DOC_INIT;
+    struct buf key = BUF_INIT, message = BUF_INIT;
+    parse(&body, c->body);
+    parse(&claims, c->claims);
+    struct mapping_scope scope = {.body = &body,
+                                  .claims = &claims,
+                                  .correlation_id = span_of(c->correlation_id),
+                                  .operation_id = route->operation_id,
+                                  .now_ms = c->now_ms,
+                                  .timeout_ms = route->timeout_ms};
+    bool is_command = render_command(route, &scope, &key, &message);
+    if (is_command != (c->message != NULL))
+        fail_msg("%s %s: expected %s", c->path, c->body, c->message ? "a command" : "none");
+    if (c->message && !span_eq(buf_span(&message), span_of(c->message)))
+        fail_msg("%s:\n got      %.*s\n expected %s", c->path, (int)message.len, message.ptr, c->message);
+    if (c->message)
+        assert_true(span_eq(buf_span(&key), span_of(c->key)));
+    json_fini(&body);
+    json_fini(&claims);
+    buf_fini(&key);
+    buf_fini(&message);
+}
+
+#define CLAIMS "{\"sub\":\"" SUB "\",\"exp\":1}"
+#define COMMAND(type, id, time, payload)                                                                 \
+    "{\"eventType\":\"" type "\",\"correlationId\":\"" id "\",\"timestamp\":\"" time                     \
+    "\",\"source\":{\"type\":\"backend\",\"id\":\"rest-api-gateway\"},\"__version\":\"v1\",\"timeout\":" \
+    "30000,"                                                                                             \
+    "\"responseRequired\":true,\"payload\":" payload "}"
+
+static void test_commands(void **state)
+{
+    (void)state;
+    static const char id1[] = "2c9d0f7a-51be-4b0e-8f43-0d7a6c1e9b52",
+                      id2[] = "7f3e2a90-6c4b-4d18-b5a7-91e0c2d3f4a6";
+    static const struct command_case cases[] = {
+        {"/api/devices/bind-qr",
+         "{\"qrData\":{\"deviceId\":\"GH-0042\",\"bindingToken\":\"q7Zt91LmPa03Xw5c\",\"v\":1}}", CLAIMS, id1,
+         1756714530120, "GH-0042",
+         COMMAND("device.command.bind", "2c9d0f7a-51be-4b0e-8f43-0d7a6c1e9b52", "2025-09-01T08:15:30.120Z",
+                 "{\"deviceId\":\"GH-0042\",\"userId\":\"" SUB "\",\"bindingToken\":\"q7Zt91LmPa03Xw5c\"}")},
+        {"/API/Devices/Bind-QR/",
+         "{\"qrData\":{\"deviceId\":\"G\\\"\\u0048\",\"bindingToken\":\"q7Zt91LmPa03Xw5c\"}}", CLAIMS, id1, 0,
+         "G\"H",
+         COMMAND("device.command.bind", "2c9d0f7a-51be-4b0e-8f43-0d7a6c1e9b52", "1970-01-01T00:00:00.000Z",
+                 "{\"deviceId\":\"G\\\"\\u0048\",\"userId\":\"" SUB
+                 "\",\"bindingToken\":\"q7Zt91LmPa03Xw5c\"}")},
+        {"/api/devices/unbind", "{\"deviceId\":\"GH-0042\",\"reason\":\"moved to another greenhouse\"}",
+         CLAIMS, id2, 1756792800000, "GH-0042",
+         COMMAND("device.command.unbind", "7f3e2a90-6c4b-4d18-b5a7-91e0c2d3f4a6", "2025-09-02T06:00:00.000Z",
+                 "{\"deviceId\":\"GH-0042\",\"requestedBy\":\"" SUB
+                 "\",\"reason\":\"moved to another greenhouse\"}")},
+        {"/api/devices/unbind", "{\"deviceId\":\"GH-0042\",\"other\":1}", CLAIMS, id2, 1756792800000,
+         "GH-0042",
+         COMMAND("device.command.unbind", "7f3e2a90-6c4b-4d18-b5a7-91e0c2d3f4a6", "2025-09-02T06:00:00.000Z",
+                 "{\"deviceId\":\"GH-0042\",\"requestedBy\":\"" SUB "\"}")},
+        /* no command: other QR variants, an empty device id, a subject that is no uuid or is missing */
+        {"/api/devices/bind-qr", "{\"qrData\":{\"deviceId\":\"GH-0042\",\"fingerprint\":\"5A:0C:91\"}}",
+         CLAIMS, id1, 1, NULL, NULL},
+        {"/api/devices/bind-qr", "{\"qrData\":{\"deviceId\":\"\",\"bindingToken\":\"q7Zt91LmPa03Xw5c\"}}",
+         CLAIMS, id1, 1, NULL, NULL},
+        {"/api/devices/bind-qr", "{\"qrData\":{\"deviceId\":\"a\",\"bindingToken\":\"q7Zt91LmPa03Xw5c\"}}",
+         "{\"sub\":\"bob\"}", id1, 1, NULL, NULL},
+        {"/api/devices/unbind", "{\"deviceId\":\"a\"}", "{}", id1, 1, NULL, NULL},
+        {"/api/devices/unbind", "{\"deviceId\":\"a\"}", CLAIMS, "no-uuid", 1, NULL, NULL},
+    };
+    for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++)
+        check_command(&cases[i]);
+}
+
+/* ---- answers ---- */
+
+struct answer_case {
+    const char *topic, *event_type, *reply;
+    int status; /* 0: expected, but no rule answers */
+    const char *body;
+};
+
+static uint32_t topic_index(const char *name)
+{
+    for (uint32_t i = 0; i < table->reply_topic_count; i++)
+        if (span_eq(table->reply_topics[i], span_of(name)))
+            return i;
+    fail_msg("no topic %s", name);
+    return 0;
+}
+
+static void check_answers(const char *path, const char *body_text, const struct answer_case *cases,
+                          size_t count)
+{
+    const struct route *route = match_route(path);
+    struct json_doc body = JSON_DOC_INIT, claims = JSON_DOC_INIT, reply = JSON_DOC_INIT;
+    bool used[32] = {false};
+    parse(&body, body_text);
+    parse(&claims, CLAIMS);
+    for (size_t i = 0; i < count; i++) {
+        const struct answer_case *c = &cases[i];
+        struct mapping_scope scope = {
+            .body = &body, .claims = &claims, .reply = &reply, .now_ms = 1756714599000};
+        struct buf out = BUF_INIT;
+        bool expected;
+        parse(&reply, c->reply);
+        const struct route_reply_rule *rule = route_find_rule(
+            route, topic_index(c->topic), span_of(c->event_type), &scope, &scratch, &expected);
+        assert_true(expected);
+        if ((rule ? rule->answer.status : 0) != c->status)
+            fail_msg("%s: status %d, expected %d", c->reply, rule ? rule->answer.status : 0, c->status);
+        if (!rule)
+            continue;
+        used[rule - route->rules] = true;
+        assert_int_equal(mapping_render(rule->answer.body, &scope, &scratch, &out), ERR_OK);
+        if (!span_eq(buf_span(&out), span_of(c->body)))
+            fail_msg("%s:\n got      %.*s\n expected %s", c->reply, (int)out.len, out.ptr, c->body);
+        buf_fini(&out);
+    }
+    for (size_t i = 0; i < route->rule_count; i++)
+        if (!used[i])
+            fail_msg("%s: no case uses rule %zu", path, i);
+    json_fini(&body);
+    json_fini(&claims);
+    json_fini(&reply);
+}
+
+#define BOUND(device, user, time)                                                      \
+    "{\"message\":\"Устройство успешно привязано\",\"device\":{\"deviceId\":\"" device \
+    "\",\"userId\":\"" user "\",\"boundAt\":\"" time "\",\"status\":\"bound\"}}"
+#define UNBOUND(device)    "{\"message\":\"Устройство успешно отвязано\",\"deviceId\":\"" device "\"}"
+#define FAILED(code, text) "{\"success\":false,\"error\":{\"code\":\"" code "\",\"message\":\"" text "\"}}"
+
+static void test_bind_answers(void **state)
+{
+    (void)state;
+    static const struct answer_case cases[] = {
+        {RESPONSES, BIND,
+         "{\"eventType\":\"device.response.bind\",\"correlationId\":\"2c9d0f7a-51be-4b0e-8f43-0d7a6c1e9b52\","
+         "\"timestamp\":"
+         "\"2025-09-01T08:15:30.480Z\",\"source\":{\"type\":\"backend\",\"id\":\"device-service\"},\"__"
+         "version\":\"v1\",\"success\":true,"
+         "\"payload\":{\"deviceId\":\"GH-0042\",\"userId\":\"" SUB
+         "\",\"boundAt\":\"2025-09-01T08:15:30.455Z\"}}",
+         200, BOUND("GH-0042", SUB, "2025-09-01T08:15:30.455Z")},
+        {EVENTS, "device.bound",
+         "{\"eventType\":\"device.bound\",\"correlationId\":\"bind_1756714530455_k3v9d0x2a\",\"timestamp\":"
+         "\"2025-09-01T08:15:30.456Z\","
+         "\"source\":{\"type\":\"backend\",\"id\":\"devices-service\",\"version\":\"1.0.0\"},\"__version\":"
+         "\"v1\",\"payload\":{\"deviceId\":"
+         "\"GH-0042\",\"userId\":\"" SUB "\",\"boundAt\":\"2025-09-01T08:15:30.455Z\",\"boundBy\":\"user\"}}",
+         200, BOUND("GH-0042", SUB, "2025-09-01T08:15:30.455Z")},
+        {RESPONSES, BIND,
+         "{\"eventType\":\"device.response.bind\",\"correlationId\":\"b1f4e6d8-0a2c-4e5f-9137-6c8d2e4f0a1b\","
+         "\"timestamp\":1756714531000,"
+         "\"source\":{\"type\":\"backend\",\"id\":\"device-service\"},\"__version\":\"v1\",\"success\":false,"
+         "\"error\":{\"code\":"
+         "\"ALREADY_BOUND\",\"message\":\"device has an owner\"},\"payload\":{\"deviceId\":\"GH-0042\"}}",
+         409, "{\"message\":\"Устройство уже привязано\",\"code\":\"ALREADY_BOUND\"}"},
+        /* success without the optional parts */
+        {RESPONSES, BIND, "{\"success\":true,\"timestamp\":1756714531000}", 200,
+         BOUND("GH-0042", SUB, "2025-09-01T08:15:31.000Z")},
+        {RESPONSES, BIND, "{\"success\":true,\"payload\":null}", 200,
+         BOUND("GH-0042", SUB, "2025-09-01T08:16:39.000Z")},
+        {RESPONSES, BIND,
+         "{\"success\":true,\"timestamp\":\"2025-09-01T08:15Z\",\"payload\":{\"deviceId\":\"GH-1\","
+         "\"boundAt\":\"soon\"}}",
+         200, BOUND("GH-1", SUB, "2025-09-01T08:15:00.000Z")},
+        {RESPONSES, BIND, "{\"success\":true,\"error\":{\"code\":\"NOT_FOUND\"},\"timestamp\":0}", 200,
+         BOUND("GH-0042", SUB, "1970-01-01T00:00:00.000Z")},
+        {EVENTS, "device.bound", "{}", 200, BOUND("GH-0042", SUB, "2025-09-01T08:16:39.000Z")},
+        /* the table of error codes */
+        {RESPONSES, BIND, FAILED("DEVICE_NOT_FOUND", "no such device"), 404,
+         "{\"message\":\"Устройство не найдено\"}"},
+        {RESPONSES, BIND, FAILED("NOT_FOUND", ""), 404, "{\"message\":\"Устройство не найдено\"}"},
+        {RESPONSES, BIND, FAILED("INVALID_QR", "bad qr"), 400,
+         "{\"message\":\"bad qr\",\"code\":\"INVALID_QR\"}"},
+        {RESPONSES, BIND, FAILED("INVALID_TOKEN", "bad \\\"token\\\""), 400,
+         "{\"message\":\"bad \\\"token\\\"\",\"code\":\"INVALID_QR\"}"},
+        {RESPONSES, BIND, FAILED("INVALID_TOKEN", ""), 400,
+         "{\"message\":\"Ошибка привязки устройства\",\"code\":\"INVALID_QR\"}"},
+        {RESPONSES, BIND, FAILED("FORBIDDEN", "no"), 403, "{\"message\":\"no\",\"code\":\"FORBIDDEN\"}"},
+        {RESPONSES, BIND, FAILED("NOT_OWNER", ""), 403,
+         "{\"message\":\"Ошибка привязки устройства\",\"code\":\"FORBIDDEN\"}"},
+        {RESPONSES, BIND, FAILED("VALIDATION_FAILED", "v"), 422,
+         "{\"message\":\"v\",\"code\":\"VALIDATION_FAILED\"}"},
+        {RESPONSES, BIND, FAILED("UNAUTHORIZED", "u"), 401, "{\"message\":\"u\",\"code\":\"UNAUTHORIZED\"}"},
+        {RESPONSES, BIND, FAILED("UNAUTHORIZED", ""), 401,
+         "{\"message\":\"Ошибка аутентификации\",\"code\":\"UNAUTHORIZED\"}"},
+        {RESPONSES, BIND, FAILED("EXECUTION_FAILED", "broke"), 400, "{\"message\":\"broke\"}"},
+        {RESPONSES, BIND, FAILED("ELSE", ""), 400, "{\"message\":\"Ошибка привязки устройства\"}"},
+        {RESPONSES, BIND, "{\"success\":false}", 400, "{\"message\":\"Ошибка привязки устройства\"}"},
+        {RESPONSES, BIND, "{\"success\":false,\"error\":\"text\"}", 400,
+         "{\"message\":\"Ошибка привязки устройства\"}"},
+        {RESPONSES, BIND, "{\"success\":false,\"error\":{\"message\":null}}", 400,
+         "{\"message\":\"Ошибка привязки устройства\"}"},
+        {RESPONSES, BIND, "{\"success\":false,\"error\":{\"message\":{\"a\": 1}}}", 400,
+         "{\"message\":\"{\\\"a\\\":1}\"}"},
+        /* no success: an error says that it failed; without one nothing is known */
+        {RESPONSES, BIND, "{\"error\":{\"code\":\"ALREADY_BOUND\"}}", 409,
+         "{\"message\":\"Устройство уже привязано\",\"code\":\"ALREADY_BOUND\"}"},
+        {RESPONSES, BIND, "{\"error\":{\"message\":\"m\"}}", 400, "{\"message\":\"m\"}"},
+        {RESPONSES, BIND, "{\"payload\":{\"deviceId\":\"GH-0042\"}}", 0, NULL},
+        {RESPONSES, BIND, "{\"success\":\"true\",\"error\":null}", 0, NULL},
+        {RESPONSES, BIND, "[]", 0, NULL},
+    };
+    check_answers("/api/devices/bind-qr",
+                  "{\"qrData\":{\"deviceId\":\"GH-0042\",\"bindingToken\":\"q7Zt91LmPa03Xw5c\"}}", cases,
+                  SG_ARRAY_LEN(cases));
+}
+
+static void test_unbind_answers(void **state)
+{
+    (void)state;
+    static const struct answer_case cases[] = {
+        {EVENTS, "device.unbound",
+         "{\"eventType\":\"device.unbound\",\"correlationId\":\"unbind_1756792800310_0p4zq8m1c\","
+         "\"timestamp\":\"2025-09-02T06:00:00.311Z\","
+         "\"source\":{\"type\":\"backend\",\"id\":\"devices-service\",\"version\":\"1.0.0\"},\"__version\":"
+         "\"v1\",\"payload\":{\"deviceId\":"
+         "\"GH-0042\",\"previousUserId\":\"" SUB
+         "\",\"unboundAt\":\"2025-09-02T06:00:00.310Z\",\"reason\":\"Manual unbind\",\"unboundBy\":"
+         "\"user\"}}",
+         200, UNBOUND("GH-0042")},
+        {EVENTS, "device.unbound", "{}", 200, UNBOUND("GH-0042")},
+        {RESPONSES, UNBIND, "{\"success\":true,\"payload\":{\"deviceId\":\"GH-7\"}}", 200, UNBOUND("GH-7")},
+        {RESPONSES, UNBIND, "{\"success\":true}", 200, UNBOUND("GH-0042")},
+        {RESPONSES, UNBIND, FAILED("NOT_OWNER", ""), 400,
+         "{\"message\":\"User " SUB " is not the owner of device GH-0042\"}"},
+        {RESPONSES, UNBIND, "{\"success\":false,\"error\":{\"code\":\"FORBIDDEN\"}}", 400,
+         "{\"message\":\"User " SUB " is not the owner of device GH-0042\"}"},
+        {RESPONSES, UNBIND, FAILED("NOT_OWNER", "not yours"), 400, "{\"message\":\"not yours\"}"},
+        {RESPONSES, UNBIND, FAILED("ALREADY_UNBOUND", ""), 400,
+         "{\"message\":\"Device with ID GH-0042 is already unbound\"}"},
+        {RESPONSES, UNBIND, FAILED("ALREADY_UNBOUND", "was free"), 400, "{\"message\":\"was free\"}"},
+        {RESPONSES, UNBIND, FAILED("DEVICE_NOT_FOUND", "x"), 404, "{\"message\":\"Устройство не найдено\"}"},
+        {RESPONSES, UNBIND, FAILED("NOT_FOUND", "x"), 404, "{\"message\":\"Устройство не найдено\"}"},
+        {RESPONSES, UNBIND, FAILED("UNAUTHORIZED", "u"), 401,
+         "{\"message\":\"u\",\"code\":\"UNAUTHORIZED\"}"},
+        {RESPONSES, UNBIND, FAILED("VALIDATION_FAILED", "v"), 400, "{\"message\":\"v\"}"},
+        {RESPONSES, UNBIND, FAILED("INVALID_TOKEN", ""), 400, "{\"message\":\"Ошибка отвязки устройства\"}"},
+        {RESPONSES, UNBIND, "{\"success\":false}", 400, "{\"message\":\"Ошибка отвязки устройства\"}"},
+        {RESPONSES, UNBIND, "{\"error\":{}}", 400, "{\"message\":\"Ошибка отвязки устройства\"}"},
+        {RESPONSES, UNBIND, "{\"payload\":{}}", 0, NULL},
+    };
+    check_answers("/api/devices/unbind", "{\"deviceId\":\"GH-0042\"}", cases, SG_ARRAY_LEN(cases));
+}
+
+static void test_texts_of_the_caller_are_escaped(void **state)
+{
+    (void)state;
+    const struct route *route = match_route("/api/devices/unbind");
+    struct json_doc body = JSON_DOC_INIT, claims = JSON_DOC_INIT, reply = JSON_DOC_INIT;
+    parse(&body, "{\"deviceId\":\"a\\\"b\\\\\\u0000\\ud800 {\"}");
+    parse(&claims, CLAIMS);
+    parse(&reply, FAILED("NOT_OWNER", ""));
+    struct mapping_scope scope = {.body = &body, .claims = &claims, .reply = &reply};
+    struct buf out = BUF_INIT;
+    bool expected;
+    const struct route_reply_rule *rule =
+        route_find_rule(route, topic_index(RESPONSES), SPAN_LIT(UNBIND), &scope, &scratch, &expected);
+    assert_non_null(rule);
+    assert_int_equal(mapping_render(rule->answer.body, &scope, &scratch, &out), ERR_OK);
+    assert_true(span_eq(
+        buf_span(&out),
+        SPAN_LIT("{\"message\":\"User " SUB " is not the owner of device a\\\"b\\\\\\u0000\\ud800 {\"}")));
+    buf_fini(&out);
+    json_fini(&body);
+    json_fini(&claims);
+    json_fini(&reply);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_commands),
+        cmocka_unit_test(test_bind_answers),
+        cmocka_unit_test(test_unbind_answers),
+        cmocka_unit_test(test_texts_of_the_caller_are_escaped),
+    };
+    return cmocka_run_group_tests(tests, load_routes, free_routes);
+}
