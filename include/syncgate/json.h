@@ -9,6 +9,11 @@
 #include "syncgate/base.h"
 #include "syncgate/err.h"
 
+/* jansson has functions of these two names, and libjwt calls them: without other names for the linker ours would be
+ * called instead. For the same reason no file includes both headers. */
+#define json_string sg_json_string
+#define json_equal  sg_json_equal
+
 enum json_type { JSON_NULL, JSON_FALSE, JSON_TRUE, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_OBJECT };
 
 /* One value, or one member name (a JSON_STRING node that is followed at once by its value's node). */

@@ -6,12 +6,16 @@
  * value's type, otherwise the value is put in as text. Expression grammar:
  *   expr     := operand { ("??" | "||") operand } [ "|" filter ]
  *   operand  := reference | JSON string | JSON number | true | false | null
- *   reference:= root { "." name | "." index }
+ *   reference:= root { "." name | "." index | "[" JSON string "]" }
  *   filter   := "isoTime"      ISO text or integer unix ms -> 2025-08-16T10:00:00.000Z; anything else counts as missing
- *             | "string"       the value as a JSON string
+ *             | "string"       the value as a JSON string; null stays null
  * `a ?? b` takes b when a is missing or null; `a || b` also when a is the empty string (or false/0 as in JavaScript).
- * A missing value without a default drops its key (or array element; inside a longer string it is empty).
- * `$${` stands for a literal `${`.
+ * A chain is read from the left and chooses by the values themselves; the filter then converts the chosen one, and
+ * when it cannot, that operand counts as missing and the next is tried.
+ * A missing value without a default drops its key (or array element; inside a longer string it is empty). null is a
+ * value: it is written as null where the type is kept, and is empty inside a longer string or text.
+ * Duplicates in a repeated member or query name: the last member, the first query parameter.
+ * `$${` stands for a literal `${`. Keys of a template are literal.
  * Roots: body, path, query, headers (request header, lower case), claims, reply, correlationId, now (ISO), nowMs
  * (integer), deadlineMs (integer unix ms), timeoutMs (integer), operationId, and the
  * caller's extra roots (e.g. `payload` and `eventType` in an envelope).
@@ -22,10 +26,10 @@
 #include "syncgate/err.h"
 #include "syncgate/json.h"
 
-struct json_t; /* jansson, at load only */
-
 struct mapping_template;
 struct mapping_condition;
+
+#define MAPPING_DEPTH_MAX 32 /* nesting of a template */
 
 /* Where an expression's root may come from. */
 enum mapping_root {
@@ -65,9 +69,10 @@ struct mapping_scope {
     struct span event_type; /* MAPPING_ENVELOPE */
 };
 
-/* Compiles a template; `roots` is a set of enum mapping_root; `where` ("routes/bind.json: $.command.payload") begins
+/* Compiles the template at `node`, which is borrowed only during the call; `roots` is a set of enum mapping_root; `where` ("routes/bind.json: $.command.payload") begins
  * every message. Returns owned, or NULL with *err filled. Thread: any, at load. */
-struct mapping_template *mapping_compile(const struct json_t *json, unsigned roots, const char *where, struct err *err);
+struct mapping_template *mapping_compile(const struct json_doc *doc, const struct json_node *node, unsigned roots,
+                                         const char *where, struct err *err);
 void mapping_template_freep(struct mapping_template **tmpl);
 
 /* Appends the template filled from `scope` as compact JSON to `out`; a template that is one missing expression appends
@@ -79,11 +84,33 @@ enum err_code mapping_render(const struct mapping_template *tmpl, const struct m
 enum err_code mapping_render_text(const struct mapping_template *tmpl, const struct mapping_scope *scope,
                                   struct buf *scratch, struct buf *out, bool *ret_missing) SG_NODISCARD;
 
+/* True for a template that is one JSON string: what mapping_render_text() takes. */
+bool mapping_template_is_text(const struct mapping_template *tmpl);
+
+/* One reference of an expression, for checks at load. All borrowed. */
+#define MAPPING_NO_INDEX UINT32_MAX
+struct mapping_step {
+    struct span name;
+    uint32_t index; /* of an array element; MAPPING_NO_INDEX when the name is no number */
+};
+struct mapping_ref {
+    enum mapping_root root;
+    const struct mapping_step *steps; /* what stands behind the root; none for scalar roots */
+    size_t step_count;
+    struct span text;  /* the whole expression */
+    const char *place; /* "routes/bind.json: $.command.payload.deviceId" */
+};
+typedef void (*mapping_ref_fn)(void *arg, const struct mapping_ref *ref);
+/* Calls `visit` for each reference, in the order they are written. Thread: any, at load. */
+void mapping_template_each_ref(const struct mapping_template *tmpl, mapping_ref_fn visit, void *arg);
+
 /* Conditions: a JSON array, all of which must hold, of {"value": "${...}", "<op>": ...} where <op> is one of
  * "is": json (equal), "in": [json, ...], "not": json (differs, or is missing), "exists": bool, "empty": bool (missing, null or "").
- * An absent "value" expression fails "is" and "in". An empty array always holds. */
-struct mapping_condition *mapping_condition_compile(const struct json_t *json, unsigned roots, const char *where,
-                                                    struct err *err);
+ * "value" is exactly one expression. A missing value fails "is" and "in"; null exists. An empty array always holds. */
+struct mapping_condition *mapping_condition_compile(const struct json_doc *doc, const struct json_node *node,
+                                                    unsigned roots, const char *where, struct err *err);
 void mapping_condition_freep(struct mapping_condition **cond);
+void mapping_condition_each_ref(const struct mapping_condition *cond, mapping_ref_fn visit, void *arg);
+/* False also when scratch runs out of memory (then it has failed). Thread: any. */
 bool mapping_condition_holds(const struct mapping_condition *cond, const struct mapping_scope *scope,
                              struct buf *scratch);

@@ -26,26 +26,27 @@ struct route_answer {
 /* One entry of the ordered reply rules: the first whose topic, eventType and conditions agree answers. */
 struct route_reply_rule {
     uint32_t topic;        /* index into route_table.reply_topics */
-    struct span event_type;
+    struct span event_type; /* ptr NULL: any, or none */
     struct mapping_condition *when; /* NULL: always */
     struct route_answer answer;
 };
 
-/* Finishing by fields, for events without a usable id. Off unless the route asks for it (design.md section 4). */
+/* Finishing by fields, for events without a usable id. Off unless the route asks for it (design.md section 4). Fields are
+ * compared as text; one that is missing on either side matches nothing. */
 struct route_field_match {
     uint32_t topic;
-    struct span event_type;
-    struct mapping_template **request_fields; /* over the request: what this call's fields are */
-    struct mapping_template **reply_fields;   /* over the reply: where the event holds them */
+    struct span event_type; /* ptr NULL: any, or none */
+    struct mapping_template **request_fields; /* text, over the request: what this call's fields are */
+    struct mapping_template **reply_fields;   /* text, over the reply: where the event holds them */
     size_t field_count;
 };
 
 struct route_command {
     struct span topic;
-    struct mapping_template *key;
+    struct mapping_template *key; /* text; NULL: messages have no key */
     struct span event_type;
     struct mapping_template *payload;
-    struct mapping_template *envelope;
+    const struct mapping_template *envelope; /* never NULL: without an envelope file it is the payload alone */
     const struct schema *schema;     /* the whole message must satisfy it, else the call has no command; NULL: unchecked */
     struct mapping_condition *when;  /* NULL: always */
 };
@@ -68,7 +69,8 @@ struct route {
     size_t reply_topic_count;
     struct route_reply_rule *rules;
     size_t rule_count;
-    struct route_field_match *field_match; /* NULL: off */
+    struct route_field_match *field_matches; /* count 0: off */
+    size_t field_match_count;
     const char *file;          /* for messages */
 };
 
@@ -91,6 +93,14 @@ struct route_match {
 /* Loads every *.json of `dir` (sorted by name; sub-directories are not routes), with the OpenAPI document at `openapi_path`
  * and envelopes and schemas relative to `dir`. Returns owned, or NULL with *err filled. Thread: any, at start. */
 struct route_table *route_table_load(const char *dir, const char *openapi_path, struct err *err);
+/* The same for route files in memory; `dir` still is where envelopes and schemas are. The texts are borrowed only during
+ * the call. */
+struct route_source {
+    const char *name; /* stands for the file in messages */
+    struct span text;
+};
+struct route_table *route_table_parse(const struct route_source *sources, size_t count, const char *dir,
+                                      const char *openapi_path, struct err *err);
 void route_table_freep(struct route_table **table);
 
 /* Finds the route for a method and a raw request target (path and query as received). HEAD does not match GET routes
@@ -99,3 +109,11 @@ void route_table_freep(struct route_table **table);
 enum err_code route_table_match(const struct route_table *table, struct span method, struct span target,
                                 struct route_match *match) SG_NODISCARD;
 void route_match_fini(struct route_match *match);
+
+/* The rule that answers a reply (scope->reply) which came on `topic` (an index into route_table.reply_topics) with
+ * `event_type` (ptr NULL: it has none): the first that agrees and whose conditions hold, or NULL. *ret_expected: some rule
+ * agrees in topic and eventType, so that the reply is meant for this route even if no rule answers it
+ * (ERR_REPLY_UNMAPPED). Thread: any. */
+const struct route_reply_rule *route_find_rule(const struct route *route, uint32_t topic, struct span event_type,
+                                               const struct mapping_scope *scope, struct buf *scratch,
+                                               bool *ret_expected);

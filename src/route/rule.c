@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "syncgate/route.h"
+
+const struct route_reply_rule *route_find_rule(const struct route *route, uint32_t topic,
+                                               struct span event_type, const struct mapping_scope *scope,
+                                               struct buf *scratch, bool *ret_expected)
+{
+    *ret_expected = false;
+    for (size_t i = 0; i < route->rule_count; i++) {
+        const struct route_reply_rule *rule = &route->rules[i];
+        if (rule->topic != topic)
+            continue;
+        if (rule->event_type.ptr && (!event_type.ptr || !span_eq(rule->event_type, event_type)))
+            continue;
+        *ret_expected = true;
+        if (!rule->when || mapping_condition_holds(rule->when, scope, scratch))
+            return rule;
+    }
+    return NULL;
+}

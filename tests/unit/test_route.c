@@ -1,0 +1,571 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "syncgate/route.h"
+
+static char test_dir[512], test_openapi[560];
+
+/* The route that the tables below change one piece of. */
+static const char base_route[] =
+    "{\"operationId\":\"createThing\",\"description\":\"d\",\"method\":\"POST\",\"path\":\"/api/things\","
+    "\"pathMode\":\"express\",\"auth\":{\"required\":true,\"roles\":[\"admin\"]},"
+    "\"request\":{\"schema\":\"#/components/schemas/"
+    "Strict\",\"required\":true},\"timeoutMs\":5000,\"maxInFlight\":7,"
+    "\"command\":{\"topic\":\"t.in\",\"key\":\"${body.name}\",\"eventType\":\"create\",\"envelope\":"
+    "\"envelopes/plain.json\","
+    "\"payload\":{\"n\":\"${body.name}\"},\"schema\":\"schemas/commands.json#/$defs/create\","
+    "\"when\":[{\"value\":\"${body.name}\",\"exists\":true}]},"
+    "\"replies\":[{\"topic\":\"t.out\",\"eventType\":\"created\",\"when\":[{\"value\":\"${reply.ok}\",\"is\":"
+    "true}],"
+    "\"status\":201,\"headers\":{\"Location\":\"/api/things/"
+    "${reply.id}\"},\"body\":{\"id\":\"${reply.id}\"}},"
+    "{\"topic\":\"t.ev\",\"status\":204}],"
+    "\"finishByFields\":[{\"topic\":\"t.ev\",\"eventType\":\"x\",\"fields\":[[\"${body.name}\",\"${reply."
+    "name}\"]]}]}";
+
+static char *replace(const char *text, const char *from, const char *to)
+{
+    const char *at = strstr(text, from);
+    if (!at)
+        fail_msg("the base route has no %s", from);
+    char *result = NULL;
+    assert_true(asprintf(&result, "%.*s%s%s", (int)(at - text), text, to, at + strlen(from)) > 0);
+    return result;
+}
+
+static struct route_table *parse_one(const char *text, struct err *err)
+{
+    const struct route_source source = {"r.json", span_of(text)};
+    return route_table_parse(&source, 1, test_dir, test_openapi, err);
+}
+
+static void test_base_route(void **state)
+{
+    (void)state;
+    struct err err = {0};
+    struct route_table *table = parse_one(base_route, &err);
+    if (!table)
+        fail_msg("%s", err.text);
+    const struct route *route = &table->routes[0];
+    assert_int_equal(table->count, 1);
+    assert_string_equal(route->operation_id.ptr, "createThing");
+    assert_true(route->auth_required && route->body_required && !route->case_sensitive);
+    assert_int_equal(route->role_count, 1);
+    assert_string_equal(route->roles[0].ptr, "admin");
+    assert_int_equal(route->timeout_ms, 5000);
+    assert_int_equal(route->max_in_flight, 7);
+    assert_non_null(route->body_schema);
+    assert_non_null(route->command.schema);
+    assert_non_null(route->command.key);
+    assert_non_null(route->command.when);
+    assert_int_equal(table->reply_topic_count, 2);
+    assert_int_equal(route->reply_topic_count, 2);
+    assert_string_equal(table->reply_topics[route->rules[1].topic].ptr, "t.ev");
+    assert_null(route->rules[1].event_type.ptr);
+    assert_null(route->rules[1].when);
+    assert_null(route->rules[1].answer.body);
+    assert_int_equal(route->rules[0].answer.header_count, 1);
+    assert_int_equal(route->field_match_count, 1);
+    assert_int_equal(route->field_matches[0].field_count, 1);
+    route_table_freep(&table);
+    assert_null(table);
+    route_table_freep(&table);
+}
+
+static void test_defaults(void **state)
+{
+    (void)state;
+    struct err err = {0};
+    struct route_table *table = parse_one(
+        "{\"operationId\":\"getThing\",\"method\":\"GET\",\"path\":\"/api/things/{thingId}\","
+        "\"command\":{\"topic\":\"t\",\"eventType\":\"e\",\"payload\":{\"id\":\"${path.thingId}\"}},"
+        "\"replies\":[{\"topic\":\"o\",\"status\":200}]}",
+        &err);
+    if (!table)
+        fail_msg("%s", err.text);
+    const struct route *route = &table->routes[0];
+    assert_true(route->auth_required);
+    assert_false(route->body_required);
+    assert_null(route->body_schema);
+    assert_null(route->command.key);
+    assert_null(route->command.schema);
+    assert_null(route->command.when);
+    assert_int_equal(route->timeout_ms, 30000);
+    assert_int_equal(route->field_match_count, 0);
+    /* Without an envelope the message is the payload. */
+    struct buf scratch = BUF_INIT, out = BUF_INIT;
+    const struct mapping_scope scope = {.payload = SPAN_LIT("{\"id\":\"1\"}")};
+    assert_int_equal(mapping_render(route->command.envelope, &scope, &scratch, &out), ERR_OK);
+    assert_true(span_eq(buf_span(&out), scope.payload));
+    buf_fini(&scratch);
+    buf_fini(&out);
+    route_table_freep(&table);
+}
+
+static void test_load_errors(void **state)
+{
+    (void)state;
+    static const char *const cases[][3] = {
+        {"{\"operationId\"", "{\"operationId", "r.json:1:16: malformed JSON"},
+        {base_route, "[]", "r.json: $: expected an object"},
+        {"\"description\":\"d\"", "\"descripton\":\"d\"",
+         "r.json: $: unknown key \"descripton\"; expected one of operationId"},
+        {"\"description\":\"d\"", "\"method\":\"POST\"", "r.json: $: the key \"method\" stands twice"},
+        {"\"description\":\"d\"", "\"description\":\"\"",
+         "r.json: $.description: expected a non-empty string"},
+        {"\"operationId\":\"createThing\",", "", "r.json: $: the key \"operationId\" is missing"},
+        {"\"operationId\":\"createThing\"", "\"operationId\":7",
+         "r.json: $.operationId: expected a non-empty string"},
+        {"createThing", "create\\u0000", "r.json: $.operationId: expected no \\u0000"},
+        {"createThing", "makeThing", "r.json: $.operationId: "},
+        {"createThing", "makeThing", "openapi.json has no operation \"makeThing\""},
+        {"\"POST\"", "\"PUT\"", "r.json: $.method: expected \"POST\", as "},
+        {"\"POST\"", "\"post\"", "r.json: $.method: expected \"POST\", as "},
+        {"/api/things\"", "/api/thing\"", "r.json: $.path: expected \"/api/things\", as "},
+        {"createThing\"", "badRelative\"", "r.json: $.method"},
+        {"\"express\"", "\"Express\"", "r.json: $.pathMode: expected \"express\" or \"exact\""},
+        {"\"/api/things\"", "\"relative\"", "r.json: $.path: expected a path that begins with '/'"},
+        {"\"/api/things\"", "\"/a//b\"", "r.json: $.path: a segment is empty"},
+        {"\"/api/things\"", "\"/a/\"",
+         "r.json: $.path: no slash at the end: express mode allows for one by itself"},
+        {"\"/api/things\"", "\"/a/x{b}\"",
+         "r.json: $.path: expected a parameter {name} to fill its whole segment, not \"x{b}\""},
+        {"\"/api/things\"", "\"/a/{b}x\"", "expected a parameter {name} to fill its whole segment"},
+        {"\"/api/things\"", "\"/a/{b c}\"", "expected a parameter {name} to fill its whole segment"},
+        {"\"/api/things\"", "\"/a/{}\"", "expected a parameter {name} to fill its whole segment"},
+        {"\"/api/things\"", "\"/a/{b}/{b}\"", "r.json: $.path: the parameter {b} stands twice"},
+        {"\"/api/things\"", "\"/a?b\"", "r.json: $.path: expected a path without query or fragment"},
+        {"\"/api/things\"", "\"/{a}/{b}/{c}/{d}/{e}/{f}/{g}/{h}/{i}\"",
+         "r.json: $.path: at most 8 parameters"},
+        {"\"/api/things\"", "\"/1/2/3/4/5/6/7/8/9/0/1/2/3/4/5/6/7/8/9/0/1/2/3/4/5/6/7/8/9/0/1/2/3\"",
+         "r.json: $.path: at most 32 segments"},
+        {"\"required\":true,\"roles\"", "\"required\":1,\"roles\"",
+         "r.json: $.auth.required: expected true or false"},
+        {"\"required\":true,\"roles\"", "\"required\":false,\"roles\"",
+         "r.json: $.auth.roles: roles need \"required\": true"},
+        {"[\"admin\"]", "\"admin\"", "r.json: $.auth.roles: expected a list of role names"},
+        {"[\"admin\"]", "[\"a\",1]", "r.json: $.auth.roles[1]: expected a non-empty string"},
+        {"\"roles\"", "\"role\"", "r.json: $.auth: unknown key \"role\"; expected one of required, roles"},
+        {"#/components/schemas/Strict", "Strict",
+         "r.json: $.request.schema: expected a reference into the OpenAPI document"},
+        {"#/components/schemas/Strict", "#/components/schemas/None", "r.json: $.request.schema: "},
+        {"#/components/schemas/Strict", "#/components/schemas/Broken", "r.json: $.request.schema: "},
+        {"\"schema\":\"#/components/schemas/Strict\",", "",
+         "r.json: $.request: the key \"schema\" is missing"},
+        {"\"timeoutMs\":5000", "\"timeoutMs\":99",
+         "r.json: $.timeoutMs: expected a whole number from 100 to 600000"},
+        {"\"timeoutMs\":5000", "\"timeoutMs\":600001", "r.json: $.timeoutMs: expected a whole number"},
+        {"\"timeoutMs\":5000", "\"timeoutMs\":5e3", "r.json: $.timeoutMs: expected a whole number"},
+        {"\"timeoutMs\":5000", "\"timeoutMs\":\"5s\"", "r.json: $.timeoutMs: expected a whole number"},
+        {"\"maxInFlight\":7", "\"maxInFlight\":-1", "r.json: $.maxInFlight: expected a whole number from 0"},
+        {"\"command\"", "\"comand\"", "r.json: $: unknown key \"comand\""},
+        {"\"topic\":\"t.in\"", "\"topic\":\"t in\"", "r.json: $.command.topic: expected a Kafka topic name"},
+        {"\"topic\":\"t.in\"", "\"topic\":\"..\"", "r.json: $.command.topic: expected a Kafka topic name"},
+        {"\"topic\":\"t.in\",", "", "r.json: $.command: the key \"topic\" is missing"},
+        {"\"eventType\":\"create\",", "", "r.json: $.command: the key \"eventType\" is missing"},
+        {"\"payload\":{\"n\":\"${body.name}\"},", "", "r.json: $.command: the key \"payload\" is missing"},
+        {"\"key\":\"${body.name}\"", "\"key\":{}", "r.json: $.command.key: expected a string"},
+        {"\"key\":\"${body.name}\"", "\"key\":\"${reply.id}\"",
+         "r.json: $.command.key: in \"${reply.id}\": there is no root here"},
+        {"{\"n\":\"${body.name}\"}", "{\"n\":\"${payload}\"}",
+         "r.json: $.command.payload.n: in \"${payload}\": there is no root"},
+        {"{\"n\":\"${body.name}\"}", "{\"n\":\"${path.id}\"}",
+         "r.json: $.command.payload.n: in \"${path.id}\": the path /api/things has no parameter {id}"},
+        {"{\"n\":\"${body.name}\"}", "{\"n\":\"${body.nam}\"}",
+         "r.json: $.command.payload.n: in \"${body.nam}\": no request that satisfies "
+         "#/components/schemas/Strict has this member"},
+        {"{\"n\":\"${body.name}\"}", "{\"n\":[\"${body.name.x}\"]}",
+         "r.json: $.command.payload.n[0]: in \"${body.name.x}\": no request"},
+        {"\"value\":\"${body.name}\"", "\"value\":\"${body.nam}\"",
+         "r.json: $.command.when[0].value: in \"${body.nam}\": no request"},
+        {"\"value\":\"${body.name}\"", "\"value\":\"name\"",
+         "r.json: $.command.when[0].value: expected exactly one expression"},
+        {"envelopes/plain.json", "envelopes/none.json", "r.json: $.command.envelope: "},
+        {"envelopes/plain.json", "envelopes/none.json", "envelopes/none.json: No such file or directory"},
+        {"envelopes/plain.json", "envelopes/broken.json",
+         "envelopes/broken.json: $.type: in \"${evenType}\": unknown root"},
+        {"envelopes/plain.json", "envelopes/malformed.json", "envelopes/malformed.json:2:"},
+        {"envelopes/plain.json", "envelopes/path.json", "r.json: $.command.envelope: "},
+        {"envelopes/plain.json", "envelopes/path.json", "the path /api/things has no parameter {thingId}"},
+        {"commands.json#/$defs/create", "commands.json#/$defs/none", "r.json: $.command.schema: "},
+        {"schemas/commands.json#", "schemas/none.json#", "r.json: $.command.schema: "},
+        {"\"replies\":[{", "\"replies\":{}, \"x\":[{", "r.json: $: unknown key \"x\""},
+        {"{\"topic\":\"t.ev\",\"status\":204}", "7", "r.json: $.replies[1]: expected an object"},
+        {"\"status\":204", "\"status\":199",
+         "r.json: $.replies[1].status: expected a whole number from 200 to 599"},
+        {",\"status\":204", "", "r.json: $.replies[1]: the key \"status\" is missing"},
+        {"\"status\":204", "\"status\":204,\"body\":{}",
+         "r.json: $.replies[1]: an answer with status 204 has no body"},
+        {"\"status\":204", "\"status\":200,\"bdy\":{}", "r.json: $.replies[1]: unknown key \"bdy\""},
+        {"{\"topic\":\"t.ev\",\"status\":204}",
+         "{\"topic\":\"t.ev\",\"status\":204},{\"topic\":\"t.ev\",\"eventType\":\"y\",\"status\":200}",
+         "r.json: $.replies[2]: never used: rule 1 always answers this topic and eventType"},
+        {"\"body\":{\"id\":\"${reply.id}\"}", "\"body\":{\"id\":\"${replay.id}\"}",
+         "r.json: $.replies[0].body.id: in \"${replay.id}\""},
+        {"\"body\":{\"id\":\"${reply.id}\"}", "\"body\":{\"id\":\"${body.id}\"}",
+         "r.json: $.replies[0].body.id: in \"${body.id}\": no request"},
+        {"\"Location\"", "\"Loc ation\"", "r.json: $.replies[0].headers: \"Loc ation\" is not a header name"},
+        {"\"Location\"", "\"content-Length\"",
+         "r.json: $.replies[0].headers: the gateway sets \"content-Length\" itself"},
+        {"\"Location\":\"/api", "\"location\":\"x\",\"Location\":\"/api",
+         "r.json: $.replies[0].headers: the header \"Location\" stands twice"},
+        {"\"/api/things/${reply.id}\"", "5", "r.json: $.replies[0].headers.Location: expected a string"},
+        {"\"finishByFields\":[", "\"finishByFields\":1,\"x\":[", "r.json: $: unknown key \"x\""},
+        {"[{\"topic\":\"t.ev\",\"eventType\":\"x\",\"fields\":[[\"${body.name}\",\"${reply.name}\"]]}]", "{}",
+         "r.json: $.finishByFields: expected null or a list"},
+        {"\"topic\":\"t.ev\",\"eventType\":\"x\"", "\"topic\":\"t.new\",\"eventType\":\"x\"",
+         "r.json: $.finishByFields[0]: no reply rule answers this topic and eventType"},
+        {"[[\"${body.name}\",\"${reply.name}\"]]", "[]",
+         "r.json: $.finishByFields[0].fields: expected a list of pairs"},
+        {"[[\"${body.name}\",\"${reply.name}\"]]", "[[\"${body.name}\"]]",
+         "r.json: $.finishByFields[0].fields[0]: expected a pair"},
+        {"[[\"${body.name}\",\"${reply.name}\"]]", "[[\"${reply.name}\",\"${reply.name}\"]]",
+         "r.json: $.finishByFields[0].fields[0][0]: in \"${reply.name}\": there is no root here"},
+        {"[[\"${body.name}\",\"${reply.name}\"]]", "[[\"${body.name}\",\"${body.name}\"]]",
+         "r.json: $.finishByFields[0].fields[0][1]: in \"${body.name}\": there is no root here"},
+    };
+    for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++) {
+        struct err err = {0};
+        char *text =
+            cases[i][0] == base_route ? strdup(cases[i][1]) : replace(base_route, cases[i][0], cases[i][1]);
+        struct route_table *table = parse_one(text, &err);
+        if (table || !strstr(err.text, cases[i][2]) || strncmp(err.text, "r.json:", 7) != 0)
+            fail_msg("%s -> %s:\n got      %s\n expected %s", cases[i][0], cases[i][1],
+                     table ? "a table" : err.text, cases[i][2]);
+        assert_int_equal(err.code, ERR_CONFIG);
+        assert_null(parse_one(text, NULL)); /* the message may be unwanted */
+        free(text);
+    }
+}
+
+static void test_body_references(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *reference;
+        bool possible;
+    } cases[] = {
+        {"body", true},
+        {"body.name", true},
+        {"body.none", false},
+        {"body.size.w", true},
+        {"body.size.h", false},
+        {"body.tags.0", true},
+        {"body.tags.0.label", true},
+        {"body.tags.0.x", false},
+        {"body.tags.label", false},
+        {"body.name.0", false},
+        {"body.choice.label", true},
+        {"body.choice.x", true},
+        {"body.choice.zzz", true},
+        {"body.one.label", true},
+        {"body.one.x", false},
+        {"body.both.label", true},
+        {"body.both.x", false},
+        {"body.any.thing.0", true},
+        {"body.tags.0.parent.parent.parent.label", true},
+        {"body.tags.0.parent.parent.parent.x", false},
+        {"body[\\\"none\\\"]", false},
+    };
+    for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++) {
+        char payload[128];
+        struct err err = {0};
+        snprintf(payload, sizeof(payload), "{\"n\":\"${%s}\"}", cases[i].reference);
+        char *text = replace(base_route, "{\"n\":\"${body.name}\"}", payload);
+        struct route_table *table = parse_one(text, &err);
+        if (!table == cases[i].possible)
+            fail_msg("%s: expected %d, %s", cases[i].reference, cases[i].possible, err.text);
+        route_table_freep(&table);
+        free(text);
+    }
+}
+
+/* ---- matching ---- */
+
+static const struct {
+    const char *operation, *method, *path, *mode;
+} match_routes[] = {
+    {"listThings", "GET", "/api/things", "express"},
+    {"createThing", "POST", "/api/things", "express"},
+    {"getMyThings", "GET", "/api/things/my", "express"},
+    {"getThing", "GET", "/api/things/{thingId}", "express"},
+    {"deleteThing", "DELETE", "/api/things/{thingId}", "express"},
+    {"getPart", "GET", "/api/things/{thingId}/parts/{partId}", "express"},
+    {"getAllParts", "GET", "/api/things/my/parts/all", "express"},
+    {"exactOne", "GET", "/Exact/{id}", "exact"},
+    {"exactTwo", "GET", "/exact/{id}", "exact"},
+    {"exactSlash", "GET", "/exact/slash/", "exact"},
+    {"root", "GET", "/", "express"},
+    {"eightParams", "GET", "/{a}/{b}/{c}/{d}/{e}/{f}/{g}/{h}", "express"},
+};
+
+static struct route_table *parse_match_routes(void)
+{
+    struct route_source sources[SG_ARRAY_LEN(match_routes)];
+    struct err err = {0};
+    for (size_t i = 0; i < SG_ARRAY_LEN(match_routes); i++) {
+        char *text = NULL;
+        assert_true(
+            asprintf(
+                &text,
+                "{\"operationId\":\"%s\",\"method\":\"%s\",\"path\":\"%s\",\"pathMode\":\"%s\",\"command\":{"
+                "\"topic\":\"t\",\"eventType\":\"e\",\"payload\":{}},\"replies\":[{\"topic\":\"o\","
+                "\"status\":200}]}",
+                match_routes[i].operation, match_routes[i].method, match_routes[i].path,
+                match_routes[i].mode) > 0);
+        sources[i] = (struct route_source){match_routes[i].operation, span_of(text)};
+    }
+    struct route_table *table =
+        route_table_parse(sources, SG_ARRAY_LEN(match_routes), test_dir, test_openapi, &err);
+    for (size_t i = 0; i < SG_ARRAY_LEN(match_routes); i++)
+        free((char *)sources[i].text.ptr);
+    if (!table)
+        fail_msg("%s", err.text);
+    return table;
+}
+
+/* "operation name=value name=value", "operation !raw" for a bad parameter, "-" for no route. */
+static void describe(const struct route_match *match, char *out, size_t size)
+{
+    size_t len = (size_t)snprintf(out, size, "%s", match->route ? match->route->operation_id.ptr : "-");
+    if (match->bad_param.ptr)
+        len += (size_t)snprintf(out + len, size - len, " !%.*s", (int)match->bad_param.len,
+                                match->bad_param.ptr);
+    for (size_t i = 0; match->route && !match->bad_param.ptr && i < match->param_count; i++)
+        len += (size_t)snprintf(out + len, size - len, " %.*s=%.*s", (int)match->params[i].name.len,
+                                match->params[i].name.ptr, (int)match->params[i].value.len,
+                                match->params[i].value.ptr);
+}
+
+static void test_matching(void **state)
+{
+    (void)state;
+    static const char *const cases[][3] = {
+        {"GET", "/api/things", "listThings"},
+        {"POST", "/api/things", "createThing"},
+        {"HEAD", "/api/things", "-"},
+        {"get", "/api/things", "-"},
+        {"GET", "/API/Things", "listThings"},
+        {"GET", "/api/things/", "listThings"},
+        {"GET", "/api/things//", "-"},
+        {"GET", "//api/things", "-"},
+        {"GET", "/api//things", "-"},
+        {"GET", "/api/things?x=/api/things/1", "listThings"},
+        {"GET", "/api/things/?x", "listThings"},
+        {"GET", "/api/thing", "-"},
+        {"GET", "/api/thingss", "-"},
+        {"GET", "/api", "-"},
+        {"GET", "/", "root"},
+        {"GET", "/?q", "root"},
+        {"GET", "//", "-"},
+        {"GET", "", "-"},
+        {"GET", "*", "-"},
+        {"GET", "api/things", "-"},
+        {"GET", "http://h/api/things", "listThings"},
+        {"GET", "https://user@h:1/API/things/x%20y?z", "getThing thingId=x y"},
+        {"GET", "http://h", "root"},
+        {"GET", "http://h?x=/api/things", "root"},
+        {"GET", "http:/h/api/things", "-"},
+        {"GET", "?http://h/api/things", "-"},
+        {"GET", "x?://h/api/things", "-"},
+        {"GET", "/api/things/my", "getMyThings"},
+        {"GET", "/api/things/MY", "getMyThings"},
+        {"GET", "/api/things/m%79", "getThing thingId=my"},
+        {"DELETE", "/api/things/my", "deleteThing thingId=my"},
+        {"GET", "/api/things/Mine", "getThing thingId=Mine"},
+        {"GET", "/api/things/my/parts/1", "getPart thingId=my partId=1"},
+        {"GET", "/api/things/my/parts/all", "getAllParts"},
+        {"GET", "/api/things/7/parts/all", "getPart thingId=7 partId=all"},
+        {"GET", "/api/things//parts/1", "-"},
+        {"GET", "/api/things/1/parts/", "-"},
+        {"GET", "/api/things/a%2Fb/parts/%D1%8F+%25", "getPart thingId=a/b partId=\xd1\x8f+%"},
+        {"GET", "/api/things/%ZZ", "getThing !%ZZ"},
+        {"GET", "/api/things/a%", "getThing !a%"},
+        {"GET", "/api/things/a%4", "getThing !a%4"},
+        {"GET", "/api/things/%ff", "getThing !%ff"},
+        {"GET", "/api/things/%c0%80", "getThing !%c0%80"},
+        {"GET", "/api/things/%d1x%8f", "getThing !%d1x%8f"},
+        {"GET", "/api/things/%d1\x8f", "getThing !%d1\x8f"},
+        {"GET", "/api/things/%ed%a0%80", "getThing !%ed%a0%80"},
+        {"GET", "/api/things/%e0%9f%80", "getThing !%e0%9f%80"},
+        {"GET", "/api/things/%f4%90%80%80", "getThing !%f4%90%80%80"},
+        {"GET", "/api/things/%f0%9f%98%80", "getThing thingId=\xf0\x9f\x98\x80"},
+        {"GET", "/api/things/%C3%A9%c3%a9", "getThing thingId=\xc3\xa9\xc3\xa9"},
+        {"GET", "/api/things/\xff", "getThing thingId=\xff"},
+        {"GET", "/api/things/ok/parts/%", "getPart !%"},
+        {"GET", "/Exact/1", "exactOne id=1"},
+        {"GET", "/exact/1", "exactTwo id=1"},
+        {"GET", "/EXACT/1", "-"},
+        {"GET", "/exact/1/", "-"},
+        {"GET", "/exact/slash/", "exactSlash"},
+        {"GET", "/exact/slash", "exactTwo id=slash"},
+        {"GET", "/exact/", "-"},
+        {"GET", "/1/2/3/4/5/6/7/8/", "eightParams a=1 b=2 c=3 d=4 e=5 f=6 g=7 h=8"},
+        {"GET", "/api/things/3/4/5/6/7/8", "eightParams a=api b=things c=3 d=4 e=5 f=6 g=7 h=8"},
+        {"GET", "/1/2/3/4/5/6/7/8/9", "-"},
+        {"GET", "/1/2/3/4/5/6/7/8/9/0/1/2/3/4/5/6/7/8/9/0/1/2/3/4/5/6/7/8/9/0/1/2/3/4/5/6/7/8/9/0", "-"},
+    };
+    struct route_table *table = parse_match_routes();
+    for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++) {
+        struct route_match match;
+        char got[256];
+        assert_int_equal(route_table_match(table, span_of(cases[i][0]), span_of(cases[i][1]), &match),
+                         ERR_OK);
+        describe(&match, got, sizeof(got));
+        if (strcmp(got, cases[i][2]) != 0)
+            fail_msg("%s %s: got %s, expected %s", cases[i][0], cases[i][1], got, cases[i][2]);
+        route_match_fini(&match);
+    }
+    route_table_freep(&table);
+}
+
+static void test_duplicates(void **state)
+{
+    (void)state;
+    static const char *const cases[][7] = {
+        {"createThing", "POST", "/api/things", "createThing", "POST", "/api/things",
+         "b.json: $.operationId: \"createThing\" is already the route of a.json"},
+        {"createThing", "POST", "/api/things", "createThingLoud", "POST", "/API/Things",
+         "b.json: $.path: POST /API/Things is already the route of a.json (/api/things)"},
+        {"getThing", "GET", "/api/things/{thingId}", "getThingById", "GET", "/api/things/{id}",
+         "b.json: $.path: GET /api/things/{id} is already the route of a.json (/api/things/{thingId})"},
+    };
+    for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++) {
+        struct route_source sources[2];
+        struct err err = {0};
+        for (size_t j = 0; j < 2; j++) {
+            char *text = NULL;
+            assert_true(
+                asprintf(
+                    &text,
+                    "{\"operationId\":\"%s\",\"method\":\"%s\",\"path\":\"%s\",\"command\":{\"topic\":\"t\","
+                    "\"eventType\":\"e\",\"payload\":{}},\"replies\":[{\"topic\":\"o\",\"status\":200}]}",
+                    cases[i][j * 3], cases[i][j * 3 + 1], cases[i][j * 3 + 2]) > 0);
+            sources[j] = (struct route_source){j ? "b.json" : "a.json", span_of(text)};
+        }
+        assert_null(route_table_parse(sources, 2, test_dir, test_openapi, &err));
+        assert_string_equal(err.text, cases[i][6]);
+        free((char *)sources[0].text.ptr);
+        free((char *)sources[1].text.ptr);
+    }
+}
+
+static void write_file(const char *dir, const char *name, const char *text)
+{
+    char path[700];
+    snprintf(path, sizeof(path), "%s/%s", dir, name);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs(text, file);
+    fclose(file);
+}
+
+static void test_directory(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/syncgate-routes-XXXXXX", path[64], command[128];
+    struct err err = {0};
+    assert_non_null(mkdtemp(dir));
+    struct route_table *table = route_table_load(dir, test_openapi, &err);
+    assert_non_null(table); /* no routes: everything stays on the legacy path */
+    assert_int_equal(table->count, 0);
+    struct route_match match;
+    assert_int_equal(route_table_match(table, SPAN_LIT("GET"), SPAN_LIT("/api/things"), &match), ERR_OK);
+    assert_null(match.route);
+    route_match_fini(&match);
+    route_table_freep(&table);
+
+    snprintf(path, sizeof(path), "%s/sub.json", dir);
+    assert_int_equal(mkdir(path, 0700), 0);
+    write_file(dir, ".hidden.json", "{");
+    write_file(dir, "notes.txt", "{");
+    write_file(dir, "b.json",
+               "{\"operationId\":\"listThings\",\"method\":\"GET\",\"path\":\"/api/"
+               "things\",\"command\":{\"topic\":\"t\","
+               "\"eventType\":\"e\",\"payload\":{}},\"replies\":[{\"topic\":\"o\",\"status\":200}]}");
+    write_file(dir, "B.json",
+               "{\"operationId\":\"root\",\"method\":\"GET\",\"path\":\"/\",\"command\":{\"topic\":\"t\","
+               "\"eventType\":\"e\",\"payload\":{}},\"replies\":[{\"topic\":\"p\",\"status\":200}]}");
+    snprintf(path, sizeof(path), "%s//", dir);
+    table = route_table_load(path, test_openapi, &err);
+    if (!table)
+        fail_msg("%s", err.text);
+    assert_int_equal(table->count, 2);
+    assert_string_equal(table->routes[0].operation_id.ptr, "root");
+    assert_int_equal(table->routes[1].index, 1);
+    assert_int_equal(table->reply_topic_count, 2);
+    snprintf(path, sizeof(path), "%s/b.json", dir);
+    assert_string_equal(table->routes[1].file, path);
+    route_table_freep(&table);
+
+    write_file(dir, "c.json", "{\n \"operationId\": }");
+    assert_null(route_table_load(dir, test_openapi, &err));
+    snprintf(command, sizeof(command), "%s/c.json:2:17: malformed JSON", dir);
+    assert_non_null(strstr(err.text, command));
+    const char *const names[] = {".hidden.json", "notes.txt", "b.json", "B.json", "c.json"};
+    for (size_t i = 0; i < SG_ARRAY_LEN(names); i++) {
+        snprintf(path, sizeof(path), "%s/%s", dir, names[i]);
+        assert_int_equal(unlink(path), 0);
+    }
+    snprintf(path, sizeof(path), "%s/sub.json", dir);
+    assert_int_equal(rmdir(path), 0);
+    assert_int_equal(rmdir(dir), 0);
+    assert_null(route_table_load(dir, test_openapi, &err));
+    assert_non_null(strstr(err.text, "No such file or directory"));
+    assert_null(route_table_load(test_dir, "/nonexistent/openapi.json", &err));
+    assert_string_equal(err.text, "/nonexistent/openapi.json: No such file or directory");
+}
+
+/* Rules of one topic and eventType: the first that holds; any eventType when a rule names none. */
+static void test_find_rule(void **state)
+{
+    (void)state;
+    struct err err = {0};
+    struct route_table *table = parse_one(base_route, &err);
+    assert_non_null(table);
+    const struct route *route = &table->routes[0];
+    struct json_doc reply = JSON_DOC_INIT;
+    struct buf scratch = BUF_INIT;
+    struct mapping_scope scope = {.reply = &reply};
+    bool expected;
+    assert_int_equal(json_parse(&reply, SPAN_LIT("{\"ok\":true}"), 10), ERR_OK);
+    assert_ptr_equal(route_find_rule(route, 0, SPAN_LIT("created"), &scope, &scratch, &expected),
+                     &route->rules[0]);
+    assert_true(expected);
+    assert_null(route_find_rule(route, 0, SPAN_LIT("Created"), &scope, &scratch, &expected));
+    assert_false(expected);
+    assert_null(route_find_rule(route, 0, (struct span){0}, &scope, &scratch, &expected));
+    assert_false(expected);
+    assert_ptr_equal(route_find_rule(route, 1, SPAN_LIT("created"), &scope, &scratch, &expected),
+                     &route->rules[1]);
+    assert_ptr_equal(route_find_rule(route, 1, (struct span){0}, &scope, &scratch, &expected),
+                     &route->rules[1]);
+    assert_null(route_find_rule(route, 2, SPAN_LIT("created"), &scope, &scratch, &expected));
+    assert_int_equal(json_parse(&reply, SPAN_LIT("{\"ok\":false}"), 10), ERR_OK);
+    assert_null(route_find_rule(route, 0, SPAN_LIT("created"), &scope, &scratch, &expected));
+    assert_true(expected);
+    json_fini(&reply);
+    buf_fini(&scratch);
+    route_table_freep(&table);
+}
+
+int main(void)
+{
+    const char *root = getenv("SYNCGATE_SOURCE_ROOT");
+    snprintf(test_dir, sizeof(test_dir), "%s/tests/routes", root ? root : ".");
+    snprintf(test_openapi, sizeof(test_openapi), "%s/openapi.json", test_dir);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_base_route),  cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_load_errors), cmocka_unit_test(test_body_references),
+        cmocka_unit_test(test_matching),    cmocka_unit_test(test_duplicates),
+        cmocka_unit_test(test_directory),   cmocka_unit_test(test_find_rule),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
