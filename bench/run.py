@@ -303,8 +303,12 @@ class Bench:
             result = self.load(gateway, connections, [gateway.pid])
             self.numbers.add_load(prefix, f"c{connections}", result)
             with open(gateway.log, "rb") as file:
-                if file.read().count(b"\n") < result["requests"]:
-                    raise BenchError("the gateway did not log each exchange")
+                lines = file.read().count(b"\n")
+            # The gateway drops lines (and counts them) when its log is written too slowly; logging must not be off.
+            if lines < result["requests"] / 2:
+                raise BenchError(f"the gateway logged {lines} lines for {result['requests']} exchanges")
+            if lines < result["requests"]:
+                note(f"    only {lines} log lines for {result['requests']} exchanges")
         return case
 
     # ---- the groups ----
