@@ -14,13 +14,16 @@ static enum log_level level_of(int syslog_level)
 }
 
 /* Thread: librdkafka's. */
-static void on_log(const rd_kafka_t *rk, int level, const char *facility, const char *text)
+void kafka_on_log(const rd_kafka_t *rk, int level, const char *facility, const char *text)
 {
     struct log_line line;
     /* Connection trouble is told once by on_error(); librdkafka repeats it for each broker and attempt. */
     enum log_level mapped = level_of(level);
     if (mapped > LOG_INFO && strcmp(facility, "FAIL") == 0)
         mapped = LOG_INFO;
+    /* Every property is given to both clients; that one of them has no use for it is no news. */
+    if (strcmp(facility, "CONFWARN") == 0)
+        mapped = LOG_DEBUG;
     log_begin(&line, mapped, "librdkafka");
     log_str(&line, "client", rk ? rd_kafka_name(rk) : NULL);
     log_str(&line, "facility", facility);
@@ -70,7 +73,6 @@ static const struct defaults common_defaults[] = {
     {"socket.keepalive.enable", "true"},
     {"reconnect.backoff.ms", "50"},
     {"reconnect.backoff.max.ms", "1000"},
-    {"log.configuration.warnings", "false"},
     {"log.connection.close", "false"},
 };
 static const struct defaults producer_defaults[] = {
@@ -128,7 +130,7 @@ static enum err_code configure(struct kafka *kafka, rd_kafka_conf_t *conf, rd_ka
         if (set_one(conf, settings->properties[i].name, settings->properties[i].value, err) != ERR_OK)
             return ERR_CONFIG;
     rd_kafka_conf_set_opaque(conf, kafka);
-    rd_kafka_conf_set_log_cb(conf, on_log);
+    rd_kafka_conf_set_log_cb(conf, kafka_on_log);
     rd_kafka_conf_set_error_cb(conf, on_error);
     if (producer)
         rd_kafka_conf_set_dr_msg_cb(conf, kafka_on_delivery);

@@ -12,6 +12,7 @@ enum err_code kafka_embedded_start(struct kafka *kafka, const struct kafka_setti
     /* Without it the mock's answers wait 40 ms for the client's acknowledgement. */
     rd_kafka_conf_set(conf, "socket.nagle.disable", "true", NULL, 0);
     rd_kafka_conf_set(conf, "client.id", "syncgate-embedded", NULL, 0);
+    rd_kafka_conf_set_log_cb(conf, kafka_on_log);
     kafka->embedded = rd_kafka_new(RD_KAFKA_PRODUCER, conf, text, sizeof(text));
     if (!kafka->embedded) {
         rd_kafka_conf_destroy(conf);

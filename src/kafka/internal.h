@@ -68,6 +68,7 @@ struct kafka {
 
 /* clients.c */
 void kafka_set_reachable(struct kafka *kafka, bool reachable, const char *why);
+void kafka_on_log(const rd_kafka_t *rk, int level, const char *facility, const char *text);
 /* embedded.c */
 enum err_code kafka_embedded_start(struct kafka *kafka, const struct kafka_settings *settings, struct err *err);
 void kafka_embedded_stop(struct kafka *kafka);
