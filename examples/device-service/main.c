@@ -167,7 +167,9 @@ int main(int argc, char **argv)
         goto out;
     printf("listening on %s:%u\n", options.rest.host, rest_port(rest));
     fflush(stdout);
-    if (!responder)
+    if (responder)
+        responder_start(responder); /* says ready when it has its partitions */
+    else
         say_ready();
     sigwait(&stop, &signal_number);
     status = 0;

@@ -158,7 +158,7 @@ static struct reply reply_address(const struct command *command)
         return reply;
     const unsigned char *b = (const unsigned char *)partition;
     if (strspn(partition, "0123456789") == len)
-        reply.partition = atoi(partition);
+        reply.partition = (int32_t)strtol(partition, NULL, 10);
     else if (len == 4 && b[0] < 0x80)
         reply.partition = (int32_t)b[0] << 24 | b[1] << 16 | b[2] << 8 | b[3];
     return reply;

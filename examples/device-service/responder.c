@@ -2,7 +2,8 @@
 /* A command's way: drop it if its deadline has passed, understand it, execute it unless this correlation id
  * was executed before, reply, store its offset.
  *
- * Offsets are committed once a second, after the producer was flushed: what is committed has been answered.
+ * Offsets are committed once a second, after the producer was flushed: what is committed has been answered
+ * (or its reply was given up, which is logged).
  * After a crash some commands come again, and executed.c keeps them from being executed again (while the
  * process lives; kept in a database, for good).
  *
@@ -31,7 +32,7 @@ struct responder {
     struct replier replier;
     pthread_t thread;
     atomic_bool stopping;
-    bool has_partitions;
+    bool is_started, has_partitions;
     void (*on_ready)(void);
     int64_t commit_at_ms;
 
@@ -234,13 +235,18 @@ struct responder *responder_new(const struct responder_config *config, struct de
     rd_kafka_poll_set_consumer(responder->consumer);
     clients_learn_topic(responder->producer, RESPONSES_TOPIC);
     clients_learn_topic(responder->producer, EVENTS_TOPIC);
+    return responder;
+}
+
+void responder_start(struct responder *responder)
+{
     rd_kafka_topic_partition_list_t *topics = rd_kafka_topic_partition_list_new(1);
     rd_kafka_topic_partition_list_add(topics, COMMANDS_TOPIC, RD_KAFKA_PARTITION_UA);
     rd_kafka_subscribe(responder->consumer, topics);
     rd_kafka_topic_partition_list_destroy(topics);
     if (pthread_create(&responder->thread, NULL, run, responder) != 0)
         abort();
-    return responder;
+    responder->is_started = true;
 }
 
 void responder_freep(struct responder **responder_ptr)
@@ -250,10 +256,10 @@ void responder_freep(struct responder **responder_ptr)
         return;
     *responder_ptr = NULL;
     atomic_store(&responder->stopping, true);
-    if (responder->consumer) {
+    if (responder->is_started)
         pthread_join(responder->thread, NULL);
+    if (responder->consumer)
         rd_kafka_destroy(responder->consumer);
-    }
     if (responder->producer) {
         rd_kafka_flush(responder->producer, FLUSH_MS);
         rd_kafka_destroy(responder->producer);
@@ -282,8 +288,9 @@ char *responder_behave(struct responder *responder, json_t *wanted)
 {
     struct behaviour b = {0};
     json_error_t error;
-    const char *reply_by = "response", *fail_code = NULL, *fail_message = "";
-    if (json_unpack_ex(wanted, &error, 0, "{s?i s?i s?i s?b s?b s?b s?b s?b s?b s?s s?s? s?s? !}",
+    const char *reply_by = "response", *fail_message = "";
+    const json_t *fail_code = NULL; /* may be null */
+    if (json_unpack_ex(wanted, &error, 0, "{s?i s?i s?i s?b s?b s?b s?b s?b s?b s?s s?o s?s !}",
                        "replyDelayMs", &b.delay_ms, "drop", &b.drop, "dropCommands", &b.drop_commands,
                        "duplicate", &b.duplicate, "stranger", &b.stranger, "noHeaders", &b.no_headers,
                        "wrongType", &b.wrong_type, "intTimestamp", &b.int_timestamp, "noPayloadOnFailure",
@@ -292,9 +299,9 @@ char *responder_behave(struct responder *responder, json_t *wanted)
         return or_die(strdup(error.text));
     b.by_event = strcmp(reply_by, "response") != 0;
     b.by_response = strcmp(reply_by, "event") != 0;
-    b.fail = fail_code != NULL;
-    snprintf(b.fail_code, sizeof(b.fail_code), "%s", fail_code ? fail_code : "");
-    snprintf(b.fail_message, sizeof(b.fail_message), "%s", fail_message ? fail_message : "");
+    b.fail = json_is_string(fail_code);
+    snprintf(b.fail_code, sizeof(b.fail_code), "%s", b.fail ? json_string_value(fail_code) : "");
+    snprintf(b.fail_message, sizeof(b.fail_message), "%s", fail_message);
     pthread_mutex_lock(&responder->mtx);
     responder->behaviour = b;
     pthread_mutex_unlock(&responder->mtx);

@@ -16,8 +16,10 @@ struct responder_config {
     void (*on_ready)(void); /* once, when the consumer has its partitions. Thread: the responder's */
 };
 
-/* Borrows devices for its life. Returns owned; NULL when librdkafka refuses, with the reason on stderr. */
+/* Borrows devices for its life. Returns owned; NULL when librdkafka refuses, with the reason on stderr.
+ * Nothing is consumed before responder_start(). */
 struct responder *responder_new(const struct responder_config *config, struct devices *devices);
+void responder_start(struct responder *responder);
 /* Executes what it has, sends the replies, commits, leaves the group. NULL-safe. */
 void responder_freep(struct responder **responder);
 
