@@ -150,86 +150,66 @@ static void test_openapi_compiles(void **state)
 #define X16   "0123456789abcdef"
 #define EMOJI "\xf0\x9f\x98\x80"
 
+#define EMOJI4         EMOJI EMOJI EMOJI EMOJI
+#define ID_NUMBER      STRING_TYPE("\"qrData\",\"deviceId\"", "number")
+#define NO_FINGERPRINT STRING_MISSING("\"qrData\",\"fingerprint\"")
+#define NO_KEY_HASH    STRING_MISSING("\"qrData\",\"keyHash\"")
+#define V_BOOLEAN                                                                                       \
+    "{\"code\":\"invalid_type\",\"expected\":\"number\",\"received\":\"boolean\",\"path\":[\"qrData\"," \
+    "\"v\"],"                                                                                           \
+    "\"message\":\"Expected number, received boolean\"}"
+
 static void test_bind(void **state)
 {
     (void)state;
+    /* clang-format off */
     static const struct {
         const char *json, *issues;
-    } cases
-        [] =
-            {
-                {"{\"qrData\":{\"deviceId\":\"GH-0042\",\"bindingToken\":\"q7Zt91LmPa03Xw5c\",\"v\":1}}",
-                 "[]"},
-                {"{\"qrData\":{\"deviceId\":\"\",\"fingerprint\":\"\"}}", "[]"},
-                {"{\"qrData\":{\"deviceId\":\"\",\"fingerprint\":\"\",\"v\":-1.5e300}}", "[]"},
-                {"{\"qrData\":{\"deviceId\":\"a\",\"fingerprint\":\"b\",\"keyHash\":\"sha256-\"}}", "[]"},
-                /* S5 and S6 of the legacy contract */
-                {"{\"qrData\":{\"deviceId\":\"GH-0042\",\"bindingToken\":\"abc\"}}", "[" TOKEN_SHORT "]"},
-                {"{\"qrData\":{\"deviceId\":\"GH-0042\",\"fingerprint\":\"5A:0C:91\"},"
-                 "\"userId\":\"5e0c6a1d-2b7f-4c39-9a64-8d1f3b20c7e5\"}",
-                 "[" EXTRA("", "userId") "]"},
-                /* lengths in UTF-16 code units */
-                {"{\"qrData\":{\"deviceId\":\"\",\"bindingToken\":\"" EMOJI EMOJI EMOJI EMOJI EMOJI EMOJI
-                     EMOJI EMOJI "\"}}",
-                 "[]"},
-                {"{\"qrData\":{\"deviceId\":\"\",\"bindingToken\":\"" EMOJI EMOJI EMOJI EMOJI EMOJI EMOJI
-                     EMOJI "x\"}}",
-                 "[" TOKEN_SHORT "]"},
-                {"{\"qrData\":{\"deviceId\":\"\",\"bindingToken\":\"" X16 X16 X16 X16 "\"}}", "[]"},
-                {"{\"qrData\":{\"deviceId\":\"\",\"bindingToken\":\"" X16 X16 X16
-                 "0123456789abcde\\ud83d\\ude00\"}}",
-                 "[" TOKEN_LONG "]"},
-                /* duplicates: the last one counts */
-                {"{\"qrData\":1,\"qrData\":{\"deviceId\":1,\"deviceId\":\"\",\"fingerprint\":\"\"}}", "[]"},
-                {NULL, "[" OBJECT_MISSING("") "]"},
-                {"[]",
-                 "[{\"code\":\"invalid_type\",\"expected\":\"object\",\"received\":\"array\",\"path\":[],"
-                 "\"message\":\"Expected object, received array\"}]"},
-                {"{}", "[" UNION("\"qrData\"", OBJECT_MISSING("\"qrData\""), OBJECT_MISSING("\"qrData\""),
-                                 OBJECT_MISSING("\"qrData\"")) "]"},
-                {"{\"qrData\":{\"deviceId\":7,\"bindingToken\":null},\"a\":1,\"10\":2,\"9\":3,\"a\":4}",
-                 "[" UNION("\"qrData\"",
-                           STRING_TYPE("\"qrData\",\"deviceId\"", "number") "," STRING_MISSING(
-                               "\"qrData\",\"fingerprint\"") "," EXTRA("\"qrData\"", "bindingToken"),
-                           STRING_TYPE("\"qrData\",\"deviceId\"",
-                                       "number") "," STRING_TYPE("\"qrData\",\"bindingToken\"", "null"),
-                           STRING_TYPE("\"qrData\",\"deviceId\"", "number") "," STRING_MISSING("\"qrData\","
-                                                                                               "\"fingerprint"
-                                                                                               "\"") "," STRING_MISSING(
-                               "\"qrData\",\"keyHash\"") "," EXTRA("\"qrData\"",
-                                                                   "bindingToken")) ",{\"code\":"
-                                                                                    "\"unrecognized_keys\","
-                                                                                    "\"keys\":[\"9\",\"10\","
-                                                                                    "\"a\"],\"path\":[],"
-                                                                                    "\"message\":"
-                                                                                    "\"Unrecognized key(s) "
-                                                                                    "in object: '9', '10', "
-                                                                                    "'a'\"}]"},
-                /* The first dirty alternative is the minimal one. */
-                {"{\"qrData\":{\"deviceId\":\"\",\"fingerprint\":\"\",\"keyHash\":\"md5-\"}}",
-                 "[" EXTRA("\"qrData\"", "keyHash") "]"},
-                {"{\"qrData\":{\"deviceId\":\"\",\"bindingToken\":\"" X16
-                 "\",\"z\\\"\\u000a\\ud800\\u044f\":0}}",
-                 "[" EXTRA("\"qrData\"", "z\\\"\\n\\ud800\xd1\x8f") "]"},
-                {"{\"qrData\":{\"deviceId\":\"\",\"bindingToken\":\"" X16 "\",\"v\":true}}",
-                 "[" UNION(
-                     "\"qrData\"",
-                     STRING_MISSING(
-                         "\"qrData\",\"fingerprint\"") ","
-                                                       "{\"code\":\"invalid_type\",\"expected\":\"number\","
-                                                       "\"received\":\"boolean\",\"path\":[\"qrData\","
-                                                       "\"v\"],\"message\":\"Expected number, received "
-                                                       "boolean\"}," EXTRA("\"qrData\"", "bindingToken"),
-                     "{\"code\":\"invalid_type\",\"expected\":\"number\",\"received\":\"boolean\",\"path\":["
-                     "\"qrData\","
-                     "\"v\"],\"message\":\"Expected number, received boolean\"}",
-                     STRING_MISSING("\"qrData\",\"fingerprint\"") "," STRING_MISSING(
-                         "\"qrData\",\"keyHash\"") ","
-                                                   "{\"code\":\"invalid_type\",\"expected\":\"number\","
-                                                   "\"received\":\"boolean\",\"path\":[\"qrData\","
-                                                   "\"v\"],\"message\":\"Expected number, received "
-                                                   "boolean\"}," EXTRA("\"qrData\"", "bindingToken")) "]"},
-            };
+    } cases[] = {
+        {"{\"qrData\":{\"deviceId\":\"GH-0042\",\"bindingToken\":\"q7Zt91LmPa03Xw5c\",\"v\":1}}", "[]"},
+        {"{\"qrData\":{\"deviceId\":\"\",\"fingerprint\":\"\"}}", "[]"},
+        {"{\"qrData\":{\"deviceId\":\"\",\"fingerprint\":\"\",\"v\":-1.5e300}}", "[]"},
+        {"{\"qrData\":{\"deviceId\":\"a\",\"fingerprint\":\"b\",\"keyHash\":\"sha256-\"}}", "[]"},
+        /* S5 and S6 of the legacy contract */
+        {"{\"qrData\":{\"deviceId\":\"GH-0042\",\"bindingToken\":\"abc\"}}", "[" TOKEN_SHORT "]"},
+        {"{\"qrData\":{\"deviceId\":\"GH-0042\",\"fingerprint\":\"5A:0C:91\"},"
+         "\"userId\":\"5e0c6a1d-2b7f-4c39-9a64-8d1f3b20c7e5\"}",
+         "[" EXTRA("", "userId") "]"},
+        /* lengths in UTF-16 code units */
+        {"{\"qrData\":{\"deviceId\":\"\",\"bindingToken\":\"" EMOJI4 EMOJI4 "\"}}", "[]"},
+        {"{\"qrData\":{\"deviceId\":\"\",\"bindingToken\":\"" EMOJI4 EMOJI EMOJI EMOJI "x\"}}", "[" TOKEN_SHORT "]"},
+        {"{\"qrData\":{\"deviceId\":\"\",\"bindingToken\":\"" X16 X16 X16 X16 "\"}}", "[]"},
+        {"{\"qrData\":{\"deviceId\":\"\",\"bindingToken\":\"" X16 X16 X16 "0123456789abcde\\ud83d\\ude00\"}}",
+         "[" TOKEN_LONG "]"},
+        /* duplicates: the last one counts */
+        {"{\"qrData\":1,\"qrData\":{\"deviceId\":1,\"deviceId\":\"\",\"fingerprint\":\"\"}}", "[]"},
+        {NULL, "[" OBJECT_MISSING("") "]"},
+        {"[]", "[{\"code\":\"invalid_type\",\"expected\":\"object\",\"received\":\"array\",\"path\":[],"
+               "\"message\":\"Expected object, received array\"}]"},
+        {"{}",
+         "[" UNION("\"qrData\"",
+                   OBJECT_MISSING("\"qrData\""),
+                   OBJECT_MISSING("\"qrData\""),
+                   OBJECT_MISSING("\"qrData\"")) "]"},
+        {"{\"qrData\":{\"deviceId\":7,\"bindingToken\":null},\"a\":1,\"10\":2,\"9\":3,\"a\":4}",
+         "[" UNION("\"qrData\"",
+                   ID_NUMBER "," NO_FINGERPRINT "," EXTRA("\"qrData\"", "bindingToken"),
+                   ID_NUMBER "," STRING_TYPE("\"qrData\",\"bindingToken\"", "null"),
+                   ID_NUMBER "," NO_FINGERPRINT "," NO_KEY_HASH "," EXTRA("\"qrData\"", "bindingToken"))
+         ",{\"code\":\"unrecognized_keys\",\"keys\":[\"9\",\"10\",\"a\"],\"path\":[],"
+         "\"message\":\"Unrecognized key(s) in object: '9', '10', 'a'\"}]"},
+        /* The first dirty alternative is the minimal one. */
+        {"{\"qrData\":{\"deviceId\":\"\",\"fingerprint\":\"\",\"keyHash\":\"md5-\"}}",
+         "[" EXTRA("\"qrData\"", "keyHash") "]"},
+        {"{\"qrData\":{\"deviceId\":\"\",\"bindingToken\":\"" X16 "\",\"z\\\"\\u000a\\ud800\\u044f\":0}}",
+         "[" EXTRA("\"qrData\"", "z\\\"\\n\\ud800\xd1\x8f") "]"},
+        {"{\"qrData\":{\"deviceId\":\"\",\"bindingToken\":\"" X16 "\",\"v\":true}}",
+         "[" UNION("\"qrData\"",
+                   NO_FINGERPRINT "," V_BOOLEAN "," EXTRA("\"qrData\"", "bindingToken"),
+                   V_BOOLEAN,
+                   NO_FINGERPRINT "," NO_KEY_HASH "," V_BOOLEAN "," EXTRA("\"qrData\"", "bindingToken")) "]"},
+    };
+    /* clang-format on */
     const struct schema *schema = compile(openapi, "/components/schemas/BindDeviceQrRequest");
     for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++)
         expect_issues(schema, cases[i].json, cases[i].issues);
