@@ -36,6 +36,8 @@
     X(ERR_KAFKA_UNCERTAIN, "REPLY_TIMEOUT", 504, false, true, "uncertain")                                   \
     X(ERR_KAFKA_TOO_LARGE, "KAFKA_UNAVAILABLE", 503, false, false, "message_too_large")                      \
     X(ERR_REPLY_TIMEOUT, "REPLY_TIMEOUT", 504, false, true, "reply_timeout")                                 \
+    /* the gateway stops while the command may be in Kafka: the outcome is unknown, so no Retry-After */           \
+    X(ERR_ABANDONED, "SHUTTING_DOWN", 504, false, false, "abandoned")                                        \
     X(ERR_REPLY_UNMAPPED, "REPLY_UNMAPPED", 502, false, false, "reply_unmapped")                             \
     /* the legacy path */                                                                                    \
     X(ERR_LEGACY_UNREACHABLE, "LEGACY_UNREACHABLE", 502, false, false, "legacy_unreachable")                 \

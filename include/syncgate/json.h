@@ -9,6 +9,11 @@
 #include "syncgate/base.h"
 #include "syncgate/err.h"
 
+/* jansson has functions of these two names, and libjwt calls them: without other names for the linker ours would be
+ * called instead. For the same reason no file includes both headers. */
+#define json_string sg_json_string
+#define json_equal  sg_json_equal
+
 enum json_type { JSON_NULL, JSON_FALSE, JSON_TRUE, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_OBJECT };
 
 /* One value, or one member name (a JSON_STRING node that is followed at once by its value's node). */
@@ -71,6 +76,10 @@ bool json_string_eq(const struct json_doc *doc, const struct json_node *node, st
 /* Length of a string in UTF-16 code units (JavaScript's .length) and in code points. */
 size_t json_string_utf16_len(const struct json_doc *doc, const struct json_node *node);
 size_t json_string_codepoints(const struct json_doc *doc, const struct json_node *node);
+/* Appends the contents without quotes, escaped as JavaScript's JSON.stringify escapes them (lone surrogates as \udxxx). */
+void json_string_append_js(const struct json_doc *doc, const struct json_node *node, struct buf *out);
+/* Total order over the contents of two strings of one document, by code points: <0, 0, >0. */
+int json_string_compare(const struct json_doc *doc, const struct json_node *a, const struct json_node *b);
 /* The number as a double (1e999 gives infinity). */
 double json_number(const struct json_doc *doc, const struct json_node *node);
 /* True if node is a number without a fraction in the mathematical sense (1.0 and 1e2 count), exactly. */

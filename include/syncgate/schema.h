@@ -9,6 +9,13 @@
  * x-syncgate-length-unit: "utf-16" makes minLength/maxLength of that schema count UTF-16 code units.
  * x-syncgate-format: "js-uuid" | "js-date-time" | "js-email" | "js-url": the legacy backend's own rule for the string
  * (legacy contract 0.1), which differs from the RFC's.
+ * x-syncgate-coerce: "js-number" | "js-boolean": the value (the text of a query parameter) is first converted as the legacy
+ * backend does, by JavaScript's Number() or by truthiness; arrays and objects become NaN.
+ * x-syncgate-zod-check: {"startsWith": "sha256-"}: how a failing `pattern` beside it, "^sha256-", is reported. Asserts
+ * nothing itself; a pattern that does not say the same is a load error.
+ * A $ref leads into the same document ("#" or "#/..."); $id is accepted and not used; a member that appears twice is
+ * refused. Numbers are compared as doubles, except by const, enum and multipleOf, which are exact.
+ * Memory of schema_valid() is bounded; a pattern gives up, as not matching, after a fixed number of steps.
  * design.md section 4, legacy contract sections 0.1 and 0.3. */
 #pragma once
 

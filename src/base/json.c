@@ -568,6 +568,39 @@ size_t json_string_codepoints(const struct json_doc *doc, const struct json_node
     return points;
 }
 
+int json_string_compare(const struct json_doc *doc, const struct json_node *a, const struct json_node *b)
+{
+    struct chars it_a = chars_of(doc, a), it_b = chars_of(doc, b);
+    for (;;) {
+        uint32_t x = chars_next(&it_a), y = chars_next(&it_b);
+        if (x != y)
+            return x == CHARS_END || (y != CHARS_END && x < y) ? -1 : 1;
+        if (x == CHARS_END)
+            return 0;
+    }
+}
+
+void json_string_append_js(const struct json_doc *doc, const struct json_node *node, struct buf *out)
+{
+    static const char short_escape[] = "btn\0fr"; /* of 0x08 to 0x0d */
+    struct chars it = chars_of(doc, node);
+    if (!node->escaped) {
+        buf_append(out, it.pos, (size_t)(it.end - it.pos));
+        return;
+    }
+    for (uint32_t cp; (cp = chars_next(&it)) != CHARS_END;) {
+        char utf8[4];
+        if (cp == '"' || cp == '\\')
+            buf_append(out, (char[]){'\\', (char)cp}, 2);
+        else if (cp >= 0x08 && cp <= 0x0d && short_escape[cp - 0x08])
+            buf_append(out, (char[]){'\\', short_escape[cp - 0x08]}, 2);
+        else if (cp < 0x20 || is_surrogate(cp))
+            buf_printf(out, "\\u%04x", (unsigned)cp);
+        else
+            buf_append(out, utf8, utf8_encode(cp, utf8));
+    }
+}
+
 /* ---- numbers ---- */
 
 /* A number as 0.d1 d2 ... dn times 10^exponent, d1 and dn not 0. Zero has no digits. */

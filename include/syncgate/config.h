@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* config: the option table, and the immutable settings made from defaults, a file and the environment. A
+ * value is taken as it was meant or it stops the start with a message that names its place: no value is
+ * guessed or clamped. It knows what a setting looks like, never what it does. Starts no thread, takes no
+ * lock. design.md section 3. */
+#pragma once
+
+#include <netinet/in.h>
+#include <stdio.h>
+#include <sys/socket.h>
+
+#include "syncgate/base.h"
+#include "syncgate/err.h"
+#include "syncgate/log.h"
+
+enum config_env { CONFIG_DEVELOPMENT, CONFIG_PRODUCTION, CONFIG_TEST };
+
+/* Where to listen: a literal address (or localhost) and a port, ready for bind(). */
+struct config_address {
+    char text[64]; /* as written, for messages: "0.0.0.0:8080", "[::1]:9090" */
+    struct sockaddr_storage addr;
+    socklen_t addr_len;
+    uint16_t port; /* 0: chosen by the kernel */
+};
+
+/* A librdkafka property, to be set as it is on every client. */
+struct config_property {
+    char *name;
+    char *value;
+    bool secret; /* never to be shown */
+};
+
+/* FEATURE_KAFKA_EVENTS_<OPERATION>; the value is parsed by the room `path`. */
+struct config_feature {
+    char *operation; /* upper snake case: "BIND_DEVICE_QR" */
+    char *value;
+};
+
+/* A block of addresses; IPv4 as IPv4-mapped IPv6 (RFC 4291 section 2.5.5.2) with 96 added to the prefix. */
+struct config_cidr {
+    uint8_t addr[16];
+    uint8_t prefix;
+};
+
+/* Optional texts are NULL when not set. All owned by the struct. */
+struct config {
+    struct config_address listen, admin_listen;
+    char *routes;
+    char *openapi;
+    enum config_env env;
+    uint32_t loops; /* 0: as many as there are cores */
+    enum log_level log_level;
+    uint32_t max_connections;
+    uint32_t max_parked;
+    uint32_t body_limit;        /* bytes */
+    uint32_t connection_memory; /* bytes */
+    uint32_t idle_timeout_ms;
+    uint32_t body_timeout_ms;
+
+    char *kafka_brokers; /* optional; "embedded" or a bootstrap list */
+    uint32_t kafka_message_timeout_ms;
+    struct config_property *kafka_properties; /* sorted by name, each name once */
+    size_t kafka_property_count;
+
+    char *legacy_url; /* optional; http:// or https:// */
+    uint32_t legacy_timeout_ms;
+    uint32_t legacy_connect_timeout_ms;
+    uint32_t legacy_max_connections;
+
+    char *feature_kafka_events;
+    struct config_feature *features; /* sorted by operation, each once */
+    size_t feature_count;
+
+    /* At most one of these three is set. */
+    char *auth_jwks;         /* path or http(s) URL */
+    char *auth_hs256_secret; /* secret */
+    char *auth_public_key;   /* path or PEM text */
+    char *auth_issuer;       /* optional */
+    char *auth_audience;     /* optional */
+    char *auth_algorithms;   /* optional; comma list without blanks */
+    bool auth_require_exp;
+    uint32_t auth_cache_size;
+
+    struct config_cidr *trusted_proxies;
+    size_t trusted_proxy_count;
+
+    uint32_t shutdown_delay_ms;
+    uint32_t shutdown_timeout_ms;
+};
+
+/* Defaults, then the JSON file (NULL: none), then `environ` ("NAME=value" entries, NULL-terminated; NULL:
+ * none). Returns owned, or NULL with *err naming the variable or the file with line or JSON path, what was
+ * found (never a secret's value) and what was expected. Unknown keys and unknown variables of our prefixes
+ * are errors. Thread: any. */
+struct config *config_load(const char *file, char *const *environ, struct err *err);
+/* NULL-safe. Secrets are wiped before their memory is given back. */
+void config_freep(struct config **config);
+
+static inline bool config_is_embedded(const struct config *config)
+{
+    return config->kafka_brokers && strcmp(config->kafka_brokers, "embedded") == 0;
+}
+/* True if `peer` (AF_INET or AF_INET6; IPv4-mapped counts as IPv4) lies in one of the TRUSTED_PROXIES.
+ * Thread: any. */
+bool config_trusts(const struct config *config, const struct sockaddr *peer);
+
+/* The operationId as FEATURE_KAFKA_EVENTS_<OPERATION> and feature.operations spell it: bindDeviceQr ->
+ * BIND_DEVICE_QR, getURLList -> GET_URL_LIST; what is neither letter nor digit becomes '_'. Appends to `out`.
+ */
+void config_operation_name(struct span operation_id, struct buf *out);
+
+/* Generated from the option table. Errors of the stream are the caller's to check (ferror). */
+void config_print_help(FILE *stream);     /* the settings part of --help */
+void config_print_sample(FILE *stream);   /* config/syncgate.json */
+void config_print_markdown(FILE *stream); /* docs/configuration.md */

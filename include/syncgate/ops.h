@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* ops: what an operator sees: counters, the Prometheus text, health answers. Each loop counts in its own struct ops_counters
+ * without atomics; a scrape sends one message around the loops that adds them up (docs/threads.md). No I/O.
+ * design.md section 7. */
+#pragma once
+
+#include "syncgate/await.h"
+#include "syncgate/base.h"
+#include "syncgate/err.h"
+#include "syncgate/path.h"
+
+#define OPS_REPLIES(X)                                                                                       \
+    X(OPS_REPLY_MATCHED, "matched")       /* it finished its request */                                      \
+    X(OPS_REPLY_LATE, "late")             /* its request had ended without a reply */                        \
+    X(OPS_REPLY_DUPLICATE, "duplicate")   /* its request was already finished by a reply */                  \
+    X(OPS_REPLY_UNMATCHED, "unmatched")   /* nobody here asked: another instance's, or none of ours */       \
+    X(OPS_REPLY_MISMATCHED, "mismatched") /* our id, but not what the route expects */                       \
+    X(OPS_REPLY_INVALID, "invalid")       /* not JSON */
+enum ops_reply {
+#define X(code, name) code,
+    OPS_REPLIES(X)
+#undef X
+        OPS_REPLY_COUNT
+};
+const char *ops_reply_name(enum ops_reply reply);
+
+struct ops_counters;
+
+/* route_count: routes of the table; requests without a route are counted under the label "none". Returns owned or NULL. */
+struct ops_counters *ops_counters_new(size_t route_count);
+void ops_counters_freep(struct ops_counters **counters);
+
+/* ---- counting. Thread: the owner's ---- */
+#define OPS_NO_ROUTE UINT32_MAX
+void ops_count_request(struct ops_counters *counters, uint32_t route, enum path_taken path, int status,
+                       uint64_t duration_ns);
+void ops_count_fallback(struct ops_counters *counters, enum path_fallback reason);
+void ops_count_reply(struct ops_counters *counters, enum ops_reply reply);
+
+/* ---- adding up ---- */
+struct ops_gauges {
+    uint64_t parked;
+    uint64_t active_requests;
+    uint64_t legacy_active;
+    uint64_t wins[AWAIT_WINNER_COUNT];
+    uint64_t auth_hits, auth_verified, auth_refused;
+};
+/* Adds src to dst (same route count). Thread: whoever owns both at that moment. */
+enum err_code ops_counters_add(struct ops_counters *dst, const struct ops_counters *src) SG_NODISCARD;
+void ops_gauges_add(struct ops_gauges *dst, const struct ops_gauges *src);
+
+/* Process-wide values beside the loops'. */
+struct ops_process {
+    uint64_t connections;
+    uint64_t log_dropped;
+    bool kafka, kafka_reachable, embedded, draining;
+    uint64_t kafka_records, kafka_delivered, kafka_not_persisted, kafka_uncertain, kafka_offset_resets;
+    uint64_t kafka_partitions, kafka_queue_len;
+    uint64_t unmatched_skipped; /* replies that were dismissed by their header alone */
+    const struct span *route_names;
+    size_t route_count;
+    const char *version;
+};
+/* Appends the Prometheus text exposition (version 0.0.4). */
+void ops_render_metrics(const struct ops_counters *counters, const struct ops_gauges *gauges,
+                        const struct ops_process *process, struct buf *out);
+
+/* One check of /health/ready. */
+struct ops_check {
+    const char *name;
+    bool ok;
+    char detail[160];
+};
+/* Appends {"status":"ok"|"unavailable","version":...,"embeddedBroker":...,"checks":[...]}. Returns whether all are ok. */
+bool ops_render_health(const struct ops_check *checks, size_t count, const char *version, bool embedded,
+                       struct buf *out);

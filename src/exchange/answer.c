@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Answers: gateway-made errors, mapped replies, and the legacy backend's, each with its correlation id. */
+#include <stdio.h>
+
+#include "internal.h"
+
+#define HEADERS_MAX 160
+
+static const struct http_header content_type = {SPAN_LIT("Content-Type"), SPAN_LIT("application/json; charset=utf-8")};
+static const struct http_header allow_origin = {SPAN_LIT("Access-Control-Allow-Origin"), SPAN_LIT("*")};
+static const struct http_header expose = {SPAN_LIT("Access-Control-Expose-Headers"),
+                                          SPAN_LIT("X-Correlation-Id, Retry-After")};
+
+static struct http_header correlation_header(const struct exchange *ex)
+{
+    return (struct http_header){SPAN_LIT("X-Correlation-Id"), {ex->id_text, AWAIT_ID_TEXT_LEN}};
+}
+
+void exchange_answer_json(struct exchange *ex, int status, struct span body)
+{
+    const struct http_header headers[] = {content_type, allow_origin, expose, correlation_header(ex)};
+    const struct http_answer answer = {status, headers, SG_ARRAY_LEN(headers), body};
+    exchange_set_state(ex, EXCHANGE_ANSWERED);
+    http_request_answer(ex->http, &answer);
+}
+
+static const char *reason_phrase(int status)
+{
+    switch (status) {
+    case 400:
+        return "Bad Request";
+    case 404:
+        return "Not Found";
+    case 501:
+        return "Not Implemented";
+    case 502:
+        return "Bad Gateway";
+    case 503:
+        return "Service Unavailable";
+    case 504:
+        return "Gateway Timeout";
+    default:
+        return "Internal Server Error";
+    }
+}
+
+void exchange_answer_error(struct exchange *ex, enum err_code code, const char *message)
+{
+    const struct err_info *info = err_info(code);
+    struct buf *body = &ex->worker->payload;
+    buf_clear(body);
+    buf_append_lit(body, "{\"message\":");
+    buf_append_json_string(body, span_of(message));
+    buf_printf(body, ",\"error\":\"%s\",\"statusCode\":%d,\"code\":\"%s\",\"correlationId\":\"%s\"}",
+               reason_phrase(info->status), info->status, info->wire, ex->id_text);
+    ex->code = code;
+    const struct http_header headers[] = {content_type, allow_origin, expose, correlation_header(ex),
+                                          {SPAN_LIT("Retry-After"), SPAN_LIT("1")}};
+    const struct http_answer answer = {info->status, headers, info->retriable ? 5 : 4,
+                                       buf_ok(body) ? buf_span(body) : SPAN_LIT("{}")};
+    exchange_set_state(ex, EXCHANGE_ANSWERED);
+    http_request_answer(ex->http, &answer);
+}
+
+void exchange_answer_preflight(struct exchange *ex)
+{
+    const struct http_header headers[] = {
+        allow_origin,
+        {SPAN_LIT("Access-Control-Allow-Methods"), SPAN_LIT("GET,HEAD,PUT,PATCH,POST,DELETE")},
+        {SPAN_LIT("Access-Control-Allow-Headers"), SPAN_LIT("Content-Type, Authorization")},
+        correlation_header(ex),
+    };
+    const struct http_answer answer = {.status = 204, .headers = headers, .header_count = SG_ARRAY_LEN(headers)};
+    exchange_set_state(ex, EXCHANGE_ANSWERED);
+    http_request_answer(ex->http, &answer);
+}
+
+/* Header values of a rule are rendered one behind the other into `text`; offsets, because it may move. */
+static enum err_code rule_headers(struct exchange *ex, const struct route_answer *rule, const struct mapping_scope *scope,
+                                  struct http_header *headers, size_t *count)
+{
+    struct buf *text = &ex->worker->text;
+    size_t starts[HEADERS_MAX], at = *count;
+    buf_clear(text);
+    for (size_t i = 0; i < rule->header_count && *count < HEADERS_MAX; i++) {
+        bool missing;
+        size_t start = text->len;
+        enum err_code code = mapping_render_text(rule->headers[i].value, scope, &ex->worker->scratch, text, &missing);
+        if (code != ERR_OK)
+            return code;
+        if (missing)
+            continue;
+        starts[*count] = start;
+        headers[(*count)++] = (struct http_header){rule->headers[i].name, {NULL, text->len - start}};
+    }
+    for (; at < *count; at++)
+        headers[at].value.ptr = text->ptr + starts[at];
+    return ERR_OK;
+}
+
+void exchange_answer_rule(struct exchange *ex, const struct route_answer *rule, const struct mapping_scope *scope)
+{
+    struct exchange_worker *worker = ex->worker;
+    struct http_header headers[HEADERS_MAX];
+    size_t count = 0;
+    enum err_code code = ERR_OK;
+    if (rule->body)
+        headers[count++] = content_type;
+    headers[count++] = allow_origin;
+    headers[count++] = expose;
+    headers[count++] = correlation_header(ex);
+    buf_clear(&worker->value);
+    if (rule->body)
+        code = mapping_render(rule->body, scope, &worker->scratch, &worker->value);
+    if (code == ERR_OK)
+        code = rule_headers(ex, rule, scope, headers, &count);
+    if (code != ERR_OK || !buf_ok(&worker->value)) {
+        exchange_answer_error(ex, ERR_NO_MEMORY, "Out of memory");
+        return;
+    }
+    const struct http_answer answer = {rule->status, headers, count, buf_span(&worker->value)};
+    exchange_set_state(ex, EXCHANGE_ANSWERED);
+    http_request_answer(ex->http, &answer);
+}
+
+void exchange_answer_legacy(struct exchange *ex, const struct legacy_response *response, int64_t stream_length,
+                            struct span body, bool streamed)
+{
+    struct http_header headers[HEADERS_MAX];
+    size_t count = 0;
+    for (size_t i = 0; i < response->header_count && count < HEADERS_MAX - 2; i++)
+        if (!span_eq_nocase(response->headers[i].name, SPAN_LIT("X-Correlation-Id")))
+            headers[count++] = (struct http_header){response->headers[i].name, response->headers[i].value};
+    headers[count++] = expose;
+    headers[count++] = correlation_header(ex);
+    const struct http_answer answer = {response->status, headers, count, body};
+    exchange_set_state(ex, EXCHANGE_ANSWERED);
+    if (streamed)
+        http_request_answer_stream(ex->http, &answer, stream_length);
+    else
+        http_request_answer(ex->http, &answer);
+}

@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* From a checked request to a parked one: the command is formed, checked against the Kafka contract, and produced. */
+#include "internal.h"
+
+/* ---- trace context (W3C) ---- */
+
+static bool is_hex(struct span s)
+{
+    for (size_t i = 0; i < s.len; i++)
+        if (!((s.ptr[i] >= '0' && s.ptr[i] <= '9') || (s.ptr[i] >= 'a' && s.ptr[i] <= 'f')))
+            return false;
+    return true;
+}
+
+static bool all_zero(struct span s)
+{
+    for (size_t i = 0; i < s.len; i++)
+        if (s.ptr[i] != '0')
+            return false;
+    return true;
+}
+
+/* version "-" trace-id "-" parent-id "-" flags, version 00. */
+static bool traceparent_ok(struct span s)
+{
+    if (s.len != 55 || s.ptr[2] != '-' || s.ptr[35] != '-' || s.ptr[52] != '-')
+        return false;
+    struct span version = {s.ptr, 2}, trace = {s.ptr + 3, 32}, parent = {s.ptr + 36, 16}, flags = {s.ptr + 53, 2};
+    return span_eq(version, SPAN_LIT("00")) && is_hex(trace) && is_hex(parent) && is_hex(flags) && !all_zero(trace) &&
+           !all_zero(parent);
+}
+
+/* The client's, or a new one whose trace id is the correlation id without its dashes. */
+static struct span traceparent(const struct exchange *ex, char made[56])
+{
+    struct span given = http_request_header(ex->http, "traceparent");
+    if (given.ptr && traceparent_ok(given))
+        return given;
+    char *p = made;
+    memcpy(p, "00-", 3);
+    p += 3;
+    for (const char *q = ex->id_text; *q; q++)
+        if (*q != '-')
+            *p++ = *q;
+    *p++ = '-';
+    memcpy(p, made + 3 + 16, 16);
+    p += 16;
+    memcpy(p, "-00", 4);
+    return (struct span){made, 55};
+}
+
+/* ---- forming ---- */
+
+/* Renders key and value into the worker's buffers. ERR_NO_COMMAND: this request forms no valid command. */
+static enum err_code form(struct exchange *ex, struct mapping_scope *scope, bool *ret_has_key)
+{
+    struct exchange_worker *worker = ex->worker;
+    const struct route_command *command = &ex->route->command;
+    bool missing = true;
+    buf_clear(&worker->payload);
+    buf_clear(&worker->value);
+    buf_clear(&worker->key);
+    if (command->when && !mapping_condition_holds(command->when, scope, &worker->scratch))
+        return ERR_NO_COMMAND;
+    enum err_code code = mapping_render(command->payload, scope, &worker->scratch, &worker->payload);
+    if (code != ERR_OK)
+        return code;
+    scope->payload = buf_span(&worker->payload);
+    scope->event_type = command->event_type;
+    code = mapping_render(command->envelope, scope, &worker->scratch, &worker->value);
+    if (code == ERR_OK && command->key)
+        code = mapping_render_text(command->key, scope, &worker->scratch, &worker->key, &missing);
+    if (code != ERR_OK)
+        return code;
+    *ret_has_key = !missing;
+    if (!command->schema)
+        return ERR_OK;
+    code = json_parse(&worker->command_doc, buf_span(&worker->value), EXCHANGE_JSON_NODES);
+    if (code == ERR_NO_MEMORY)
+        return code;
+    bool valid = code == ERR_OK &&
+                 schema_valid(command->schema, &worker->command_doc, json_root(&worker->command_doc));
+    return valid ? ERR_OK : ERR_NO_COMMAND;
+}
+
+static enum err_code produce(struct exchange *ex, bool has_key)
+{
+    struct exchange_worker *worker = ex->worker;
+    const struct exchange_route *state = exchange_route_state(ex);
+    char made[56], deadline[24];
+    struct buf deadline_text = {deadline, 0, sizeof(deadline), false};
+    buf_append_i64(&deadline_text, ex->deadline_ms);
+    struct span id = {ex->id_text, AWAIT_ID_TEXT_LEN};
+    struct span idempotency_key = http_request_header(ex->http, "Idempotency-Key");
+    struct kafka_header headers[8] = {
+        {"content-type", SPAN_LIT("application/json")},
+        {"correlation-id", id},
+        {"event-type", ex->route->command.event_type},
+        {"traceparent", traceparent(ex, made)},
+        {"deadline", buf_span(&deadline_text)},
+        {"kafka_correlationId", id},
+    };
+    size_t count = 6;
+    if (state->reply_topic)
+        headers[count++] = (struct kafka_header){"kafka_replyTopic", span_of(state->reply_topic)};
+    if (idempotency_key.ptr)
+        headers[count++] = (struct kafka_header){"idempotency-key", idempotency_key};
+    const struct kafka_command command = {
+        .topic = state->command_topic,
+        .key = has_key ? buf_span(&worker->key) : (struct span){NULL, 0},
+        .value = buf_span(&worker->value),
+        .headers = headers,
+        .header_count = count,
+        .handle = await_id_handle(&ex->id),
+    };
+    return kafka_produce(worker->shared->kafka, &command);
+}
+
+/* ---- sending ---- */
+
+static bool take_place(struct exchange *ex)
+{
+    struct exchange_route *state = exchange_route_state(ex);
+    unsigned before = atomic_fetch_add_explicit(&state->in_flight, 1, memory_order_relaxed);
+    ex->in_flight = true;
+    return ex->route->max_in_flight == 0 || before < ex->route->max_in_flight;
+}
+
+static void give_back(struct exchange *ex)
+{
+    if (ex->in_flight)
+        atomic_fetch_sub_explicit(&exchange_route_state(ex)->in_flight, 1, memory_order_relaxed);
+    ex->in_flight = false;
+    if (await_is_pending(&ex->entry))
+        await_withdraw(&ex->entry);
+}
+
+static enum path_fallback reason_of(enum err_code code)
+{
+    switch (code) {
+    case ERR_NO_COMMAND:
+        return PATH_FALLBACK_NO_COMMAND;
+    case ERR_KAFKA_QUEUE_FULL:
+        return PATH_FALLBACK_QUEUE_FULL;
+    case ERR_KAFKA_TOO_LARGE:
+        return PATH_FALLBACK_TOO_LARGE;
+    case ERR_KAFKA_NOT_PERSISTED:
+        return PATH_FALLBACK_NOT_PERSISTED;
+    case ERR_OVERLOADED:
+    case ERR_NO_MEMORY:
+        return PATH_FALLBACK_OVERLOADED;
+    default:
+        return PATH_FALLBACK_UNREACHABLE;
+    }
+}
+
+static enum err_code send_command(struct exchange *ex)
+{
+    struct exchange_worker *worker = ex->worker;
+    struct mapping_scope scope;
+    bool has_key = false;
+    if (!take_place(ex))
+        return ERR_OVERLOADED;
+    uint64_t now_ns = loop_now_ns(worker->loop);
+    enum err_code code =
+        await_add(worker->table, &ex->entry, now_ns + (uint64_t)ex->route->timeout_ms * SG_NSEC_PER_MSEC);
+    if (code != ERR_OK)
+        return code;
+    ex->id = ex->entry.id;
+    await_id_format(&ex->id, ex->id_text);
+    ex->now_ms = clock_real_ms();
+    ex->deadline_ms = ex->now_ms + ex->route->timeout_ms;
+    exchange_scope(ex, &scope);
+    code = form(ex, &scope, &has_key);
+    if (code != ERR_OK)
+        return code;
+    /* Before the command is out, so that its event cannot come first. */
+    exchange_fields_add(ex, &scope);
+    code = produce(ex, has_key);
+    if (code != ERR_OK) {
+        exchange_fields_remove(ex);
+        return code;
+    }
+    ex->parked_ns = now_ns;
+    exchange_set_state(ex, EXCHANGE_PARKED);
+    return ERR_OK;
+}
+
+void exchange_send_command(struct exchange *ex)
+{
+    const char *closed = exchange_route_closed(ex->worker->shared, ex->route);
+    if (closed) {
+        bool reachable = ex->worker->shared->kafka && kafka_is_reachable(ex->worker->shared->kafka);
+        exchange_fall_back(ex, reachable ? PATH_FALLBACK_NO_POSITION : PATH_FALLBACK_UNREACHABLE,
+                           ERR_KAFKA_UNAVAILABLE);
+        return;
+    }
+    enum err_code code = send_command(ex);
+    if (code == ERR_OK)
+        return;
+    give_back(ex);
+    exchange_fall_back(ex, reason_of(code), code);
+}
+
+void exchange_on_delivery(void *loop_arg, uint64_t handle, enum kafka_delivery delivery, enum err_code code)
+{
+    struct exchange_worker *worker = loop_arg;
+    struct await_entry *entry = await_find_handle(worker->table, handle);
+    if (!entry)
+        return;
+    struct exchange *ex = SG_CONTAINER_OF(entry, struct exchange, entry);
+    switch (delivery) {
+    case KAFKA_DELIVERED:
+        ex->delivered = true;
+        if (!exchange_route_state(ex)->reply_needs_body)
+            http_request_body_drop(ex->http);
+        return;
+    case KAFKA_UNCERTAIN: /* it may be in the log: only its reply or its deadline ends it */
+        ex->uncertain = true;
+        return;
+    case KAFKA_NOT_PERSISTED:
+        exchange_unpark(ex, AWAIT_WON_PRODUCE_FAILURE);
+        exchange_fall_back(ex, reason_of(code), code);
+        return;
+    }
+}

@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Invariants:
+ * - A call belongs to one loop; everything here runs on it, but exchange_on_record() (reply.c), which touches only the shared
+ *   part that is immutable or has its own lock.
+ * - In PARKED, and only there, the call is in the awaiter table. Whoever removes it answers it.
+ * - A call in PROXYING was never handed to Kafka, or Kafka said NOT_PERSISTED (exchange_fall_back is the only door). */
+#include "internal.h"
+
+static const char *const state_names[] = {
+#define X(code, name) name,
+    EXCHANGE_STATES(X)
+#undef X
+};
+
+/* The legal moves, row by row: from -> bit set of to. docs/states.md draws it. */
+static const unsigned transitions[EXCHANGE_STATE_COUNT] = {
+    [EXCHANGE_NEW] = 1u << EXCHANGE_COLLECTING | 1u << EXCHANGE_PROXYING | 1u << EXCHANGE_ANSWERED,
+    [EXCHANGE_COLLECTING] = 1u << EXCHANGE_PARKED | 1u << EXCHANGE_PROXYING | 1u << EXCHANGE_ANSWERED,
+    [EXCHANGE_PARKED] = 1u << EXCHANGE_PROXYING | 1u << EXCHANGE_ANSWERED,
+    [EXCHANGE_PROXYING] = 1u << EXCHANGE_ANSWERED,
+    [EXCHANGE_ANSWERED] = 0,
+};
+
+void exchange_set_state(struct exchange *ex, enum exchange_state state)
+{
+    if (!(transitions[ex->state] & 1u << state))
+        base_bug(state_names[ex->state], state_names[state], (int)ex->path);
+    ex->state = state;
+}
+
+struct exchange_route *exchange_route_state(const struct exchange *ex)
+{
+    return &ex->worker->shared->route_states[ex->route->index];
+}
+
+static struct span header_of(const void *arg, struct span lower_name)
+{
+    const struct exchange *ex = arg;
+    char name[128];
+    if (lower_name.len >= sizeof(name))
+        return (struct span){NULL, 0};
+    memcpy(name, lower_name.ptr, lower_name.len);
+    name[lower_name.len] = '\0';
+    return http_request_header(ex->http, name);
+}
+
+void exchange_scope(const struct exchange *ex, struct mapping_scope *scope)
+{
+    struct span target = http_request_target(ex->http);
+    const char *mark = memchr(target.ptr, '?', target.len);
+    *scope = (struct mapping_scope){
+        .body = json_root(&ex->worker->body_doc) ? &ex->worker->body_doc : NULL,
+        .claims = ex->principal ? &ex->principal->claims : NULL,
+        .path = ex->match.params,
+        .path_count = ex->match.param_count,
+        .query = mark ? (struct span){mark + 1, (size_t)(target.ptr + target.len - mark - 1)} : (struct span){"", 0},
+        .header = header_of,
+        .header_arg = ex,
+        .correlation_id = {ex->id_text, AWAIT_ID_TEXT_LEN},
+        .operation_id = ex->route->operation_id,
+        .now_ms = ex->now_ms,
+        .deadline_ms = ex->deadline_ms,
+        .timeout_ms = ex->route->timeout_ms,
+    };
+}
+
+/* ---- leaving the table ---- */
+
+void exchange_unpark(struct exchange *ex, enum await_winner winner)
+{
+    SG_ASSERT(ex->state == EXCHANGE_PARKED);
+    if (await_is_pending(&ex->entry)) /* the deadline has removed it already */
+        await_remove(&ex->entry, winner);
+    exchange_fields_remove(ex);
+    if (ex->in_flight)
+        atomic_fetch_sub_explicit(&exchange_route_state(ex)->in_flight, 1, memory_order_relaxed);
+    ex->in_flight = false;
+    ex->waited_ns = loop_now_ns(ex->worker->loop) - ex->parked_ns;
+}
+
+static void on_deadline(struct await_entry *entry)
+{
+    struct exchange *ex = SG_CONTAINER_OF(entry, struct exchange, entry);
+    exchange_unpark(ex, AWAIT_WON_DEADLINE);
+    exchange_answer_error(ex, ERR_REPLY_TIMEOUT, "No reply arrived in time; the outcome of the command is unknown");
+}
+
+void exchange_worker_abandon(struct exchange_worker *worker)
+{
+    for (struct await_entry *entry; (entry = await_first(worker->table));) {
+        struct exchange *ex = SG_CONTAINER_OF(entry, struct exchange, entry);
+        exchange_unpark(ex, AWAIT_WON_SHUTDOWN);
+        exchange_answer_error(ex, ERR_ABANDONED, "The gateway is stopping; the outcome of the command is unknown");
+    }
+}
+
+/* ---- the front's callbacks ---- */
+
+/* OPTIONS of a path, for browsers, where no legacy backend can answer it. */
+static bool is_preflight(const struct exchange *ex)
+{
+    return span_eq(http_request_method(ex->http), SPAN_LIT("OPTIONS")) &&
+           http_request_header(ex->http, "Access-Control-Request-Method").ptr;
+}
+
+static void begin_without_kafka(struct exchange *ex)
+{
+    if (http_request_header(ex->http, "Upgrade").ptr && http_request_header(ex->http, "Connection").ptr) {
+        exchange_answer_error(ex, ERR_UPGRADE, "Protocol upgrades are not supported");
+        return;
+    }
+    if (ex->worker->legacy) {
+        exchange_proxy_start(ex, true);
+        return;
+    }
+    if (is_preflight(ex)) {
+        exchange_answer_preflight(ex);
+        return;
+    }
+    struct span method = http_request_method(ex->http), target = http_request_target(ex->http);
+    buf_clear(&ex->worker->text);
+    buf_printf(&ex->worker->text, "Cannot %.*s %.*s", (int)method.len, method.ptr, (int)target.len, target.ptr);
+    buf_append_char(&ex->worker->text, '\0');
+    exchange_answer_error(ex, ERR_NOT_FOUND, buf_ok(&ex->worker->text) ? ex->worker->text.ptr : "Not found");
+}
+
+static void *on_begin(void *arg, struct http_request *http)
+{
+    struct exchange_worker *worker = arg;
+    struct exchange *ex = calloc(1, sizeof(*ex));
+    if (!ex) {
+        const struct http_answer answer = {.status = 503, .body = SPAN_LIT("{\"message\":\"Out of memory\",\"statusCode\":503}")};
+        http_request_answer(http, &answer);
+        return NULL;
+    }
+    ex->worker = worker;
+    ex->http = http;
+    ex->fallback = -1;
+    ex->entry.on_deadline = on_deadline;
+    worker->active++;
+    await_id_without_slot(worker->table, &ex->id);
+    await_id_format(&ex->id, ex->id_text);
+    if (route_table_match(worker->shared->routes, http_request_method(http), http_request_target(http), &ex->match) !=
+        ERR_OK) {
+        exchange_answer_error(ex, ERR_NO_MEMORY, "Out of memory");
+        return ex;
+    }
+    ex->route = ex->match.route;
+    if (!ex->route || exchange_route_state(ex)->mode == PATH_MODE_LEGACY) {
+        begin_without_kafka(ex);
+        return ex;
+    }
+    ex->path = PATH_TAKEN_KAFKA;
+    exchange_set_state(ex, EXCHANGE_COLLECTING);
+    return ex;
+}
+
+static size_t on_body(void *user, const char *data, size_t len)
+{
+    return exchange_proxy_write(user, data, len);
+}
+
+static void on_end(void *user)
+{
+    struct exchange *ex = user;
+    if (ex->state == EXCHANGE_PROXYING) {
+        if (ex->call && ex->legacy_streaming)
+            legacy_call_write_end(ex->call);
+        return;
+    }
+    if (exchange_check(ex))
+        exchange_send_command(ex);
+}
+
+static void on_gone(void *user)
+{
+    struct exchange *ex = user;
+    if (!ex)
+        return;
+    if (ex->state == EXCHANGE_PARKED)
+        exchange_unpark(ex, AWAIT_WON_CLIENT_GONE);
+    exchange_proxy_stop(ex);
+    if (ex->state != EXCHANGE_ANSWERED)
+        exchange_set_state(ex, EXCHANGE_ANSWERED);
+    ex->code = ERR_CLIENT_GONE;
+    http_request_abort(ex->http);
+}
+
+static void on_drain(void *user)
+{
+    struct exchange *ex = user;
+    if (ex->call)
+        legacy_call_resume(ex->call);
+}
+
+static void on_done(void *user, const struct http_summary *summary)
+{
+    struct exchange *ex = user;
+    if (!ex)
+        return;
+    if (ex->state == EXCHANGE_PARKED)
+        exchange_unpark(ex, AWAIT_WON_CLIENT_GONE);
+    exchange_proxy_stop(ex);
+    exchange_report(ex, summary);
+    ex->worker->active--;
+    auth_principal_unrefp(&ex->principal);
+    route_match_fini(&ex->match);
+    buf_fini(&ex->legacy_body);
+    free(ex->legacy_head);
+    free(ex);
+}
+
+const struct http_handler exchange_http_handler = {
+    .on_begin = on_begin,
+    .on_body = on_body,
+    .on_end = on_end,
+    .on_gone = on_gone,
+    .on_drain = on_drain,
+    .on_done = on_done,
+};
+
+const struct kafka_handler exchange_kafka_handler = {
+    .on_record = exchange_on_record,
+    .on_reply = exchange_on_reply,
+    .on_delivery = exchange_on_delivery,
+};

@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Finishing by fields, for routes that ask for it: an event without a usable id ends the only request whose fields it
+ * names (design.md section 4). The key is text: route, match and field values, so that equal keys mean equal fields. */
+#include "internal.h"
+
+/* Appends the key of one match, or returns false when a field is missing: such a request or event matches nothing. */
+static bool append_key(const struct route *route, size_t match_index, struct mapping_template *const *fields,
+                       const struct mapping_scope *scope, struct buf *scratch, struct buf *value, struct buf *key)
+{
+    const struct route_field_match *match = &route->field_matches[match_index];
+    buf_clear(key);
+    buf_printf(key, "%u/%zu", route->index, match_index);
+    for (size_t i = 0; i < match->field_count; i++) {
+        bool missing;
+        buf_clear(value);
+        if (mapping_render_text(fields[i], scope, scratch, value, &missing) != ERR_OK || missing)
+            return false;
+        buf_printf(key, "/%zu:", value->len); /* lengths keep neighbours apart */
+        buf_append_span(key, buf_span(value));
+    }
+    return buf_ok(key);
+}
+
+void exchange_fields_add(struct exchange *ex, const struct mapping_scope *scope)
+{
+    struct exchange_worker *worker = ex->worker;
+    const struct route *route = ex->route;
+    if (route->field_match_count == 0)
+        return;
+    ex->field_nodes = calloc(route->field_match_count, sizeof(struct await_fields_node *));
+    if (!ex->field_nodes)
+        return; /* its reply by id still ends it */
+    for (size_t i = 0; i < route->field_match_count; i++)
+        if (append_key(route, i, route->field_matches[i].request_fields, scope, &worker->scratch, &worker->payload,
+                       &worker->text))
+            ex->field_nodes[i] = await_fields_add(worker->shared->fields, buf_span(&worker->text),
+                                                  await_id_handle(&ex->id), ex->now_ms);
+}
+
+void exchange_fields_remove(struct exchange *ex)
+{
+    if (!ex->field_nodes)
+        return;
+    for (size_t i = 0; i < ex->route->field_match_count; i++)
+        await_fields_remove(ex->worker->shared->fields, ex->field_nodes[i]);
+    free(ex->field_nodes);
+    ex->field_nodes = NULL;
+}
+
+/* When the event happened, by its own word, else by its record. 0: unknown, and then it matches nothing. */
+static int64_t event_time_ms(const struct kafka_record *record, const struct json_doc *doc)
+{
+    const struct json_node *node = json_get(doc, json_root(doc), SPAN_LIT("timestamp"));
+    int64_t time_ms;
+    if (node && node->type == JSON_STRING && !node->escaped &&
+        clock_parse_iso((struct span){doc->text + node->start + 1, node->end - node->start - 2}, &time_ms))
+        return time_ms;
+    if (node && node->type == JSON_NUMBER && json_number_is_integer(doc, node))
+        return (int64_t)json_number(doc, node);
+    return record->timestamp_ms;
+}
+
+/* Thread: replies. */
+uint64_t exchange_fields_find(struct exchange_shared *shared, const struct kafka_record *record,
+                              const struct json_doc *doc)
+{
+    struct buf scratch = BUF_INIT, value = BUF_INIT, key = BUF_INIT;
+    const struct json_node *type = json_get(doc, json_root(doc), SPAN_LIT("eventType"));
+    const struct mapping_scope scope = {.reply = doc};
+    int64_t event_ms = event_time_ms(record, doc);
+    uint64_t handle = 0;
+    for (size_t r = 0; r < shared->routes->count && !handle; r++) {
+        const struct route *route = &shared->routes->routes[r];
+        for (size_t i = 0; i < route->field_match_count && !handle; i++) {
+            const struct route_field_match *match = &route->field_matches[i];
+            if (match->topic != record->topic || (match->event_type.ptr && !(type && json_string_eq(doc, type, match->event_type))))
+                continue;
+            if (append_key(route, i, match->reply_fields, &scope, &scratch, &value, &key))
+                handle = await_fields_find_only(shared->fields, buf_span(&key), event_ms);
+        }
+    }
+    buf_fini(&scratch);
+    buf_fini(&value);
+    buf_fini(&key);
+    return handle;
+}

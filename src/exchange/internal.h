@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Private to exchange: the call, its worker, and what its files offer each other. */
+#pragma once
+
+#include "syncgate/exchange.h"
+#include "syncgate/log.h"
+
+#define EXCHANGE_JSON_NODES 65536u
+#define EXCHANGE_SMALL_BODY (16 << 10) /* legacy answers up to this size are sent in one piece */
+
+#define EXCHANGE_STATES(X)                                                                                   \
+    X(EXCHANGE_NEW, "new")               /* the head is being looked at */                                   \
+    X(EXCHANGE_COLLECTING, "collecting") /* Kafka path: the body comes in */                                 \
+    X(EXCHANGE_PARKED, "parked")         /* the command is out; the awaiter table has it */                  \
+    X(EXCHANGE_PROXYING, "proxying")     /* legacy path: a call is under way */                              \
+    X(EXCHANGE_ANSWERED, "answered")     /* an answer is queued, or the client is gone */
+enum exchange_state {
+#define X(code, name) code,
+    EXCHANGE_STATES(X)
+#undef X
+        EXCHANGE_STATE_COUNT
+};
+
+struct exchange_worker {
+    struct exchange_shared *shared;
+    struct loop *loop;
+    struct await_table *table;
+    struct legacy *legacy; /* NULL: none configured */
+    struct auth *auth;     /* NULL: no keys */
+    struct ops_counters *counters;
+    uint32_t active;
+    struct log_limit log_limit;
+    /* Working memory, used within one callback only. */
+    struct json_doc body_doc, reply_doc, command_doc;
+    struct buf scratch, payload, value, key, text;
+};
+
+struct exchange {
+    struct exchange_worker *worker;
+    struct http_request *http;
+    enum exchange_state state;
+    enum path_taken path;
+    enum err_code code;      /* of a gateway-made answer, for the log */
+    int fallback;            /* enum path_fallback, -1: none */
+    const char *auth_reason; /* why a token was refused, for the log */
+    struct route_match match;
+    const struct route *route; /* NULL: no route file names it */
+    struct await_entry entry;
+    struct await_id id;      /* the correlation id, whatever the path */
+    char id_text[AWAIT_ID_TEXT_LEN + 1];
+    struct auth_principal *principal;
+    int64_t now_ms, deadline_ms; /* unix ms of the command */
+    uint64_t parked_ns;          /* CLOCK_MONOTONIC */
+    uint64_t waited_ns;          /* produce to reply */
+    bool delivered, uncertain;
+    bool in_flight;              /* counted in the route's bulkhead */
+    struct await_fields_node **field_nodes; /* one per field match of the route; NULL: off */
+    struct legacy_call *call;
+    bool legacy_streaming, legacy_ended;
+    struct buf legacy_body;      /* a small answer being gathered */
+    struct http_answer *legacy_head; /* its head, kept meanwhile */
+};
+
+/* exchange.c */
+void exchange_set_state(struct exchange *ex, enum exchange_state state);
+struct exchange_route *exchange_route_state(const struct exchange *ex);
+void exchange_scope(const struct exchange *ex, struct mapping_scope *scope);
+/* The awaiter's side: out of the table and of the field index. */
+void exchange_unpark(struct exchange *ex, enum await_winner winner);
+/* check.c: body, token, role, schema. True: the request is good. False: it was answered or sent to legacy. */
+bool exchange_check(struct exchange *ex);
+/* command.c: forms the command and produces it; parks, answers or falls back. */
+void exchange_send_command(struct exchange *ex);
+void exchange_on_delivery(void *loop_arg, uint64_t handle, enum kafka_delivery delivery, enum err_code code);
+/* fields.c */
+void exchange_fields_add(struct exchange *ex, const struct mapping_scope *scope);
+void exchange_fields_remove(struct exchange *ex);
+uint64_t exchange_fields_find(struct exchange_shared *shared, const struct kafka_record *record,
+                              const struct json_doc *doc);
+/* reply.c */
+bool exchange_on_record(void *arg, struct kafka_record *record);
+void exchange_on_reply(void *loop_arg, const struct kafka_record *record);
+/* proxy.c */
+void exchange_proxy_start(struct exchange *ex, bool stream);
+size_t exchange_proxy_write(struct exchange *ex, const char *data, size_t len);
+void exchange_proxy_stop(struct exchange *ex);
+/* To legacy when it may go there, else the error's answer. Only for a command that is certainly not in Kafka. */
+void exchange_fall_back(struct exchange *ex, enum path_fallback reason, enum err_code code);
+/* answer.c */
+void exchange_answer_error(struct exchange *ex, enum err_code code, const char *message);
+void exchange_answer_json(struct exchange *ex, int status, struct span body);
+void exchange_answer_rule(struct exchange *ex, const struct route_answer *answer, const struct mapping_scope *scope);
+void exchange_answer_legacy(struct exchange *ex, const struct legacy_response *response, int64_t stream_length,
+                            struct span body, bool streamed);
+void exchange_answer_preflight(struct exchange *ex);
+/* report.c */
+void exchange_report(struct exchange *ex, const struct http_summary *summary);

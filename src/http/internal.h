@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Private to http: the structs its files share. */
+#pragma once
+
+#include <microhttpd.h>
+#include <stdatomic.h>
+
+#include "syncgate/http.h"
+#include "syncgate/log.h"
+
+#define HTTP_PACK_CONNECTIONS 256u
+#define HTTP_FRONTS_MAX 256u
+#define HTTP_STREAM_BUFFER (64u << 10)
+#define HTTP_DISCARD_MAX (1u << 20) /* bytes of an upload that an early answer may still wait for */
+
+struct http_listener {
+    int fd;
+    char address[80];
+    uint32_t max_connections;
+    atomic_uint connections;
+    atomic_bool closed;
+    struct http_front *fronts[HTTP_FRONTS_MAX];
+    size_t front_count;
+};
+
+/* A libmicrohttpd daemon with at most HTTP_PACK_CONNECTIONS connections. */
+struct http_pack {
+    struct http_front *front;
+    struct http_pack *next;
+    struct MHD_Daemon *daemon;
+    uint32_t connections;
+    struct loop_io io;       /* the daemon's epoll descriptor */
+    struct loop_task run;    /* MHD_run() at the end of the turn */
+    struct loop_timer idle;  /* the daemon's next time-out */
+};
+
+struct http_front {
+    struct loop *loop;
+    struct http_listener *listener;
+    struct http_settings settings;
+    struct loop_io accept_io;
+    struct loop_timer accept_pause;
+    struct http_pack *packs;
+    struct http_request *requests; /* all that are under way */
+    atomic_uint connections; /* read by the other fronts to balance */
+    uint32_t active;
+    bool draining;
+    struct buf scratch;
+    struct log_limit log_limit;
+};
+
+struct http_connection {
+    struct http_pack *pack;
+    struct MHD_Connection *mhd;
+    struct http_request *request; /* the one under way */
+    struct loop_io watch;         /* EPOLLRDHUP: libmicrohttpd does not notice while suspended */
+    bool gone;
+};
+
+enum http_phase {
+    HTTP_PHASE_HEAD,    /* the first line is here, the handler was not called yet */
+    HTTP_PHASE_BODY,    /* body pieces arrive */
+    HTTP_PHASE_ENDED,   /* complete: parked until answered */
+    HTTP_PHASE_ANSWERED /* the response is queued */
+};
+
+struct http_request {
+    struct http_front *front;
+    struct http_request *next, **link; /* front->requests */
+    struct http_connection *connection;
+    void *user;
+    const char *method; /* libmicrohttpd's, valid while the request lives */
+    const char *version;
+    enum http_phase phase;
+    enum http_body_mode body_mode;
+    bool begun;          /* on_begin was called, so on_done is due */
+    bool suspended;      /* libmicrohttpd's connection is */
+    bool gone;           /* on_gone was called */
+    bool aborted;
+    bool body_too_large;
+    size_t discarded;
+    struct buf body;
+    struct MHD_Response *response; /* ready, not queued yet */
+    int status;
+    uint64_t started_ns;
+    /* streaming answer */
+    bool streaming, stream_ended, stream_ok, stream_refused;
+    struct buf stream; /* stream_at..len is to be sent */
+    size_t stream_at;
+    size_t target_len;
+    char target[];
+};
+
+/* front.c */
+void http_pack_run_later(struct http_pack *pack);
+void http_front_take(struct http_front *front, int fd, const struct sockaddr *address, socklen_t address_len);
+/* listener.c */
+enum err_code http_accept_start(struct http_front *front);
+void http_accept_stop(struct http_front *front);
+/* request.c: libmicrohttpd's callbacks */
+void *http_on_first_line(void *cls, const char *uri, struct MHD_Connection *mhd);
+enum MHD_Result http_on_access(void *cls, struct MHD_Connection *mhd, const char *url, const char *method,
+                               const char *version, const char *data, size_t *data_len, void **context);
+void http_on_completed(void *cls, struct MHD_Connection *mhd, void **context, enum MHD_RequestTerminationCode code);
+void http_on_client_gone(struct http_connection *connection);
+void http_resume(struct http_request *request);
+/* answer.c */
+enum MHD_Result http_queue(struct http_request *request);
+void http_answer_failure(struct http_request *request, int status, const char *error, const char *message);

@@ -1,0 +1,376 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A request's life, as libmicrohttpd tells it:
+ *   first line -> HEAD -> (pieces) -> BODY -> complete -> ENDED -> answered -> completed
+ * Invariants:
+ * - A response may be queued only in ENDED, or in the very first call (which closes the connection when a body was to
+ *   come). An answer given in between waits in request->response while the rest of the upload is discarded.
+ * - `suspended` mirrors libmicrohttpd's state: suspend only inside its callbacks, resume exactly once.
+ * - on_done is called once for each request whose on_begin was called, and last. */
+#include <strings.h>
+
+#include "internal.h"
+
+/* ---- birth and death ---- */
+
+static struct http_connection *connection_of(struct MHD_Connection *mhd)
+{
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    return info ? info->socket_context : NULL;
+}
+
+void *http_on_first_line(void *cls, const char *uri, struct MHD_Connection *mhd)
+{
+    struct http_pack *pack = cls;
+    struct http_connection *connection = connection_of(mhd);
+    size_t target_len = strlen(uri);
+    struct http_request *request = connection ? calloc(1, sizeof(*request) + target_len + 1) : NULL;
+    if (!request)
+        return NULL; /* http_on_access refuses */
+    request->front = pack->front;
+    request->connection = connection;
+    request->started_ns = loop_now_ns(pack->front->loop);
+    request->target_len = target_len;
+    memcpy(request->target, uri, target_len + 1);
+    connection->request = request;
+    request->link = &pack->front->requests;
+    request->next = *request->link;
+    if (request->next)
+        request->next->link = &request->next;
+    *request->link = request;
+    pack->front->active++;
+    return request;
+}
+
+void http_on_completed(void *cls, struct MHD_Connection *mhd, void **context, enum MHD_RequestTerminationCode code)
+{
+    (void)cls;
+    (void)mhd;
+    struct http_request *request = *context;
+    *context = NULL;
+    if (!request)
+        return;
+    *request->link = request->next;
+    if (request->next)
+        request->next->link = request->link;
+    request->connection->request = NULL;
+    request->front->active--;
+    if (request->begun) {
+        const struct http_summary summary = {
+            .status = request->phase == HTTP_PHASE_ANSWERED ? request->status : 0,
+            .completed = code == MHD_REQUEST_TERMINATED_COMPLETED_OK && !request->aborted,
+            .client_gone = request->gone || request->connection->gone || code == MHD_REQUEST_TERMINATED_CLIENT_ABORT ||
+                           code == MHD_REQUEST_TERMINATED_READ_ERROR,
+            .started_ns = request->started_ns,
+        };
+        request->front->settings.handler.on_done(request->user, &summary);
+    }
+    if (request->response)
+        MHD_destroy_response(request->response);
+    buf_fini(&request->body);
+    buf_fini(&request->stream);
+    free(request);
+}
+
+/* ---- suspending ---- */
+
+static void suspend(struct http_request *request)
+{
+    SG_ASSERT(!request->suspended);
+    request->suspended = true;
+    MHD_suspend_connection(request->connection->mhd);
+}
+
+void http_resume(struct http_request *request)
+{
+    SG_ASSERT(request->suspended);
+    request->suspended = false;
+    MHD_resume_connection(request->connection->mhd);
+    http_pack_run_later(request->connection->pack);
+}
+
+void http_on_client_gone(struct http_connection *connection)
+{
+    struct http_request *request = connection->request;
+    connection->gone = true;
+    /* While libmicrohttpd has the connection it notices by itself and on_done tells. */
+    if (!request || !request->suspended || request->gone)
+        return;
+    request->gone = true;
+    request->front->settings.handler.on_gone(request->user);
+}
+
+void http_request_abort(struct http_request *request)
+{
+    if (request->aborted)
+        return;
+    request->aborted = true;
+    if (request->streaming && request->phase == HTTP_PHASE_ANSWERED) {
+        http_stream_end(request, false);
+        return;
+    }
+    if (!request->suspended)
+        return; /* the next callback of libmicrohttpd sees `aborted` */
+    if (request->phase == HTTP_PHASE_ENDED && !request->response) {
+        /* Nobody reads it; it is the way to end a suspended connection. */
+        request->response = MHD_create_response_from_buffer(0, NULL, MHD_RESPMEM_PERSISTENT);
+        request->status = 499;
+        if (request->response)
+            MHD_add_response_header(request->response, "Connection", "close");
+    }
+    if (request->response)
+        (void)!http_queue(request);
+    http_resume(request);
+}
+
+/* ---- the head ---- */
+
+struct framing {
+    int content_lengths;
+    int encodings;
+    bool chunked;
+    int64_t length;
+    bool bad_length;
+};
+
+static enum MHD_Result look_at_framing(void *cls, enum MHD_ValueKind kind, const char *name, const char *value)
+{
+    (void)kind;
+    struct framing *framing = cls;
+    if (strcasecmp(name, "Content-Length") == 0) {
+        uint64_t length;
+        framing->content_lengths++;
+        if (!base_parse_u64(span_of(value), &length) || length > INT64_MAX)
+            framing->bad_length = true;
+        else
+            framing->length = (int64_t)length;
+    } else if (strcasecmp(name, "Transfer-Encoding") == 0) {
+        framing->encodings++;
+        framing->chunked = value && strcasecmp(value, "chunked") == 0;
+    }
+    return MHD_YES;
+}
+
+/* libmicrohttpd would silently prefer one of two contradicting lengths: request smuggling. */
+static bool framing_ok(struct http_request *request, int64_t *ret_length)
+{
+    struct framing framing = {0};
+    MHD_get_connection_values(request->connection->mhd, MHD_HEADER_KIND, look_at_framing, &framing);
+    *ret_length = framing.encodings ? -1 : framing.length;
+    return framing.content_lengths <= 1 && framing.encodings <= 1 && !framing.bad_length &&
+           !(framing.encodings && (framing.content_lengths || !framing.chunked));
+}
+
+static enum MHD_Result on_head(struct http_request *request, const char *method, const char *version)
+{
+    int64_t length;
+    const struct http_handler *handler = &request->front->settings.handler;
+    request->method = method;
+    request->version = version;
+    request->phase = HTTP_PHASE_BODY;
+    bool framed = framing_ok(request, &length);
+    request->user = handler->on_begin(handler->arg, request);
+    request->begun = true;
+    if (!framed && !request->response)
+        http_answer_failure(request, 400, "Bad Request", "ambiguous message framing");
+    if (!framed) {
+        request->phase = HTTP_PHASE_ENDED;
+        return http_queue(request);
+    }
+    if (length == 0)
+        return MHD_YES; /* answered in the call that follows: here it would close the connection */
+    bool expects = http_request_header(request, "Expect").ptr != NULL;
+    if (!request->response && request->body_mode == HTTP_BODY_COLLECT && length > 0 &&
+        (uint64_t)length > request->front->settings.body_limit) {
+        request->body_too_large = true;
+        if (expects || length > (int64_t)HTTP_DISCARD_MAX)
+            handler->on_end(request->user);
+    }
+    if (request->response && (expects || length > (int64_t)HTTP_DISCARD_MAX)) {
+        request->phase = HTTP_PHASE_ENDED;
+        return http_queue(request);
+    }
+    return MHD_YES;
+}
+
+/* ---- the body ---- */
+
+static enum MHD_Result discard(struct http_request *request, size_t *data_len)
+{
+    request->discarded += *data_len;
+    *data_len = 0;
+    return request->discarded <= HTTP_DISCARD_MAX ? MHD_YES : MHD_NO;
+}
+
+static enum MHD_Result on_piece(struct http_request *request, const char *data, size_t *data_len)
+{
+    if (request->aborted)
+        return MHD_NO;
+    if (request->response || request->body_too_large)
+        return discard(request, data_len);
+    if (request->body_mode == HTTP_BODY_STREAM) {
+        size_t taken = request->front->settings.handler.on_body(request->user, data, *data_len);
+        SG_ASSERT(taken <= *data_len);
+        bool held_back = taken < *data_len && !request->response;
+        *data_len = request->response ? 0 : *data_len - taken;
+        if (held_back && request->connection->gone)
+            return MHD_NO;
+        if (held_back)
+            suspend(request);
+        return MHD_YES;
+    }
+    if (request->body.len + *data_len > request->front->settings.body_limit) {
+        request->body_too_large = true;
+        http_request_body_drop(request);
+        return discard(request, data_len);
+    }
+    buf_append(&request->body, data, *data_len);
+    *data_len = 0;
+    if (!buf_ok(&request->body))
+        http_answer_failure(request, 503, "Service Unavailable", "out of memory");
+    return MHD_YES;
+}
+
+static enum MHD_Result on_complete(struct http_request *request)
+{
+    const struct http_handler *handler = &request->front->settings.handler;
+    request->phase = HTTP_PHASE_ENDED;
+    if (request->connection->gone && !request->gone) {
+        request->gone = true;
+        handler->on_gone(request->user);
+        return MHD_NO;
+    }
+    if (!request->response)
+        handler->on_end(request->user);
+    if (request->response)
+        return http_queue(request);
+    if (request->aborted)
+        return MHD_NO;
+    suspend(request);
+    return MHD_YES;
+}
+
+enum MHD_Result http_on_access(void *cls, struct MHD_Connection *mhd, const char *url, const char *method,
+                               const char *version, const char *data, size_t *data_len, void **context)
+{
+    (void)cls;
+    (void)mhd;
+    (void)url;
+    struct http_request *request = *context;
+    if (!request)
+        return MHD_NO;
+    switch (request->phase) {
+    case HTTP_PHASE_HEAD:
+        return on_head(request, method, version);
+    case HTTP_PHASE_BODY:
+        return *data_len ? on_piece(request, data, data_len) : on_complete(request);
+    case HTTP_PHASE_ENDED: /* resumed */
+        if (request->response)
+            return http_queue(request);
+        return MHD_NO;
+    case HTTP_PHASE_ANSWERED:
+        *data_len = 0;
+        return MHD_YES;
+    }
+    return MHD_NO;
+}
+
+/* ---- looking at it ---- */
+
+struct span http_request_method(const struct http_request *request)
+{
+    return span_of(request->method);
+}
+
+struct span http_request_target(const struct http_request *request)
+{
+    return (struct span){request->target, request->target_len};
+}
+
+bool http_request_is_http10(const struct http_request *request)
+{
+    return request->version && strcmp(request->version, "HTTP/1.0") == 0;
+}
+
+struct span http_request_header(const struct http_request *request, const char *name)
+{
+    const char *value = NULL;
+    size_t len = 0;
+    if (MHD_lookup_connection_value_n(request->connection->mhd, MHD_HEADER_KIND, name, strlen(name), &value, &len) !=
+            MHD_YES ||
+        !value)
+        return (struct span){NULL, 0};
+    return (struct span){value, len};
+}
+
+struct each_header {
+    void (*on_header)(void *arg, struct span name, struct span value);
+    void *arg;
+};
+
+static enum MHD_Result each_header(void *cls, enum MHD_ValueKind kind, const char *name, size_t name_len,
+                                   const char *value, size_t value_len)
+{
+    (void)kind;
+    const struct each_header *each = cls;
+    each->on_header(each->arg, (struct span){name, name_len}, (struct span){value ? value : "", value ? value_len : 0});
+    return MHD_YES;
+}
+
+void http_request_each_header(const struct http_request *request,
+                              void (*on_header)(void *arg, struct span name, struct span value), void *arg)
+{
+    struct each_header each = {on_header, arg};
+    MHD_get_connection_values_n(request->connection->mhd, MHD_HEADER_KIND, each_header, &each);
+}
+
+int64_t http_request_content_length(const struct http_request *request, bool *ret_has_body)
+{
+    struct framing framing = {0};
+    MHD_get_connection_values(request->connection->mhd, MHD_HEADER_KIND, look_at_framing, &framing);
+    *ret_has_body = framing.encodings || framing.content_lengths;
+    return framing.encodings ? -1 : framing.length;
+}
+
+const struct sockaddr *http_request_peer(const struct http_request *request)
+{
+    const union MHD_ConnectionInfo *info =
+        MHD_get_connection_info(request->connection->mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    return info ? info->client_addr : NULL;
+}
+
+void http_request_set_body_mode(struct http_request *request, enum http_body_mode mode)
+{
+    SG_ASSERT(!request->begun); /* in on_begin */
+    request->body_mode = mode;
+}
+
+struct span http_request_body(const struct http_request *request)
+{
+    return buf_span(&request->body);
+}
+
+bool http_request_body_too_large(const struct http_request *request)
+{
+    return request->body_too_large;
+}
+
+void http_request_body_drop(struct http_request *request)
+{
+    buf_fini(&request->body);
+}
+
+void http_request_body_resume(struct http_request *request)
+{
+    if (request->phase == HTTP_PHASE_BODY && request->suspended)
+        http_resume(request);
+}
+
+bool http_request_is_answered(const struct http_request *request)
+{
+    return request->response || request->phase == HTTP_PHASE_ANSWERED;
+}
+
+uint64_t http_request_started_ns(const struct http_request *request)
+{
+    return request->started_ns;
+}

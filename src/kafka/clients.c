@@ -1,0 +1,380 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <sys/eventfd.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+/* ---- callbacks of librdkafka ---- */
+
+static enum log_level level_of(int syslog_level)
+{
+    return syslog_level <= 3 ? LOG_ERROR : syslog_level <= 4 ? LOG_WARN : syslog_level <= 6 ? LOG_INFO : LOG_DEBUG;
+}
+
+/* Thread: librdkafka's. */
+static void on_log(const rd_kafka_t *rk, int level, const char *facility, const char *text)
+{
+    struct log_line line;
+    /* Connection trouble is told once by on_error(); librdkafka repeats it for each broker and attempt. */
+    enum log_level mapped = level_of(level);
+    if (mapped > LOG_INFO && strcmp(facility, "FAIL") == 0)
+        mapped = LOG_INFO;
+    log_begin(&line, mapped, "librdkafka");
+    log_str(&line, "client", rk ? rd_kafka_name(rk) : NULL);
+    log_str(&line, "facility", facility);
+    log_str(&line, "text", text);
+    log_end(&line);
+}
+
+void kafka_set_reachable(struct kafka *kafka, bool reachable, const char *why)
+{
+    if (atomic_exchange_explicit(&kafka->reachable, reachable, memory_order_acq_rel) == reachable)
+        return;
+    struct log_line line;
+    log_begin(&line, reachable ? LOG_INFO : LOG_ERROR, reachable ? "kafka reachable again" : "kafka unreachable");
+    log_str(&line, "reason", why);
+    log_end(&line);
+    if (!reachable)
+        kafka_watcher_wake(kafka);
+}
+
+/* Thread: replies or the one that flushes. */
+static void on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
+{
+    struct kafka *kafka = opaque;
+    if (code == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN && rk == kafka->producer) {
+        kafka_set_reachable(kafka, false, reason);
+        return;
+    }
+    struct log_line line;
+    log_begin(&line, code == RD_KAFKA_RESP_ERR__TRANSPORT || code == RD_KAFKA_RESP_ERR__RESOLVE ? LOG_INFO : LOG_WARN,
+              "kafka client error");
+    log_str(&line, "client", rd_kafka_name(rk));
+    log_str(&line, "code", rd_kafka_err2name((rd_kafka_resp_err_t)code));
+    log_str(&line, "text", reason);
+    log_end(&line);
+}
+
+/* ---- configuration ---- */
+
+struct defaults {
+    const char *name, *value;
+};
+
+/* Safety first (design.md section 5): with retries=0 librdkafka repeats only what certainly was not written. */
+static const struct defaults common_defaults[] = {
+    {"client.id", "syncgate"},
+    {"socket.nagle.disable", "true"},
+    {"socket.keepalive.enable", "true"},
+    {"reconnect.backoff.ms", "50"},
+    {"reconnect.backoff.max.ms", "1000"},
+    {"log.configuration.warnings", "false"},
+    {"log.connection.close", "false"},
+};
+static const struct defaults producer_defaults[] = {
+    {"acks", "all"},
+    {"enable.idempotence", "false"},
+    {"retries", "0"},
+    {"linger.ms", "0"},
+    {"partitioner", "murmur2_random"}, /* the partition that Java and kafkajs choose for a key */
+    {"queue.buffering.max.messages", "100000"},
+    {"queue.buffering.max.kbytes", "65536"},
+};
+static const struct defaults consumer_defaults[] = {
+    {"group.id", "syncgate-assigns-partitions-itself"}, /* assign() asks for one; nothing is ever committed */
+    {"enable.auto.commit", "false"},
+    {"enable.auto.offset.store", "false"},
+    {"auto.offset.reset", "error"}, /* we count it, then go to the earliest record ourselves */
+    {"fetch.error.backoff.ms", "100"},
+    {"queued.min.messages", "10000"},
+};
+
+static enum err_code set_one(rd_kafka_conf_t *conf, const char *name, const char *value, struct err *err)
+{
+    char text[256];
+    if (rd_kafka_conf_set(conf, name, value, text, sizeof(text)) == RD_KAFKA_CONF_OK)
+        return ERR_OK;
+    return err_set(err, ERR_CONFIG, "kafka property %s: %s", name, text);
+}
+
+static enum err_code set_all(rd_kafka_conf_t *conf, const struct defaults *defaults, size_t count, struct err *err)
+{
+    for (size_t i = 0; i < count; i++)
+        if (set_one(conf, defaults[i].name, defaults[i].value, err) != ERR_OK)
+            return ERR_CONFIG;
+    return ERR_OK;
+}
+
+static enum err_code configure(struct kafka *kafka, rd_kafka_conf_t *conf, rd_kafka_type_t type,
+                               const struct kafka_settings *settings, struct err *err)
+{
+    char timeout[16];
+    snprintf(timeout, sizeof(timeout), "%u", settings->message_timeout_ms);
+    bool producer = type == RD_KAFKA_PRODUCER;
+    if (set_all(conf, common_defaults, SG_ARRAY_LEN(common_defaults), err) != ERR_OK ||
+        set_one(conf, "bootstrap.servers", kafka->bootstrap ? kafka->bootstrap : settings->brokers, err) != ERR_OK)
+        return ERR_CONFIG;
+    if (producer && (set_all(conf, producer_defaults, SG_ARRAY_LEN(producer_defaults), err) != ERR_OK ||
+                     set_one(conf, "message.timeout.ms", timeout, err) != ERR_OK))
+        return ERR_CONFIG;
+    if (!producer && set_all(conf, consumer_defaults, SG_ARRAY_LEN(consumer_defaults), err) != ERR_OK)
+        return ERR_CONFIG;
+    /* The mock broker answers an empty fetch only after the whole wait. */
+    if (!producer && settings->embedded && set_one(conf, "fetch.wait.max.ms", "2", err) != ERR_OK)
+        return ERR_CONFIG;
+    for (size_t i = 0; i < settings->property_count; i++)
+        if (set_one(conf, settings->properties[i].name, settings->properties[i].value, err) != ERR_OK)
+            return ERR_CONFIG;
+    rd_kafka_conf_set_opaque(conf, kafka);
+    rd_kafka_conf_set_log_cb(conf, on_log);
+    rd_kafka_conf_set_error_cb(conf, on_error);
+    if (producer)
+        rd_kafka_conf_set_dr_msg_cb(conf, kafka_on_delivery);
+    return ERR_OK;
+}
+
+static rd_kafka_t *client_new(struct kafka *kafka, rd_kafka_type_t type, const struct kafka_settings *settings,
+                              struct err *err)
+{
+    rd_kafka_conf_t *conf = rd_kafka_conf_new();
+    if (configure(kafka, conf, type, settings, err) != ERR_OK) {
+        rd_kafka_conf_destroy(conf);
+        return NULL;
+    }
+    char text[256];
+    rd_kafka_t *rk = rd_kafka_new(type, conf, text, sizeof(text));
+    if (!rk) {
+        rd_kafka_conf_destroy(conf);
+        err_set(err, ERR_CONFIG, "cannot create the kafka %s: %s", type == RD_KAFKA_PRODUCER ? "producer" : "consumer",
+                text);
+    }
+    return rk;
+}
+
+/* ---- life ---- */
+
+static char *span_dup(struct span s)
+{
+    return strndup(s.ptr, s.len);
+}
+
+static enum err_code topics_new(struct kafka *kafka, const struct kafka_settings *settings, struct err *err)
+{
+    kafka->topics = calloc(settings->reply_topic_count ? settings->reply_topic_count : 1, sizeof(*kafka->topics));
+    kafka->command_topics =
+        calloc(settings->command_topic_count ? settings->command_topic_count : 1, sizeof(rd_kafka_topic_t *));
+    kafka->outboxes = calloc(settings->loop_count, sizeof(*kafka->outboxes));
+    kafka->loops = calloc(settings->loop_count, sizeof(struct loop *));
+    kafka->loop_args = calloc(settings->loop_count, sizeof(void *));
+    if (!kafka->topics || !kafka->command_topics || !kafka->outboxes || !kafka->loops || !kafka->loop_args)
+        return err_set(err, ERR_NO_MEMORY, "out of memory for the kafka clients");
+    memcpy(kafka->loops, settings->loops, settings->loop_count * sizeof(struct loop *));
+    memcpy(kafka->loop_args, settings->loop_args, settings->loop_count * sizeof(void *));
+    kafka->loop_count = settings->loop_count;
+    for (size_t i = 0; i < settings->reply_topic_count; i++, kafka->topic_count++) {
+        kafka->topics[i].name = span_dup(settings->reply_topics[i]);
+        if (!kafka->topics[i].name)
+            return err_set(err, ERR_NO_MEMORY, "out of memory for the kafka clients");
+    }
+    return ERR_OK;
+}
+
+static enum err_code command_topics_new(struct kafka *kafka, const struct kafka_settings *settings, struct err *err)
+{
+    for (size_t i = 0; i < settings->command_topic_count; i++, kafka->command_topic_count++) {
+        char *name = span_dup(settings->command_topics[i]);
+        rd_kafka_topic_t *topic = name ? rd_kafka_topic_new(kafka->producer, name, NULL) : NULL;
+        free(name);
+        if (!topic)
+            return err_set(err, ERR_CONFIG, "kafka topic %.*s: %s", (int)settings->command_topics[i].len,
+                           settings->command_topics[i].ptr, rd_kafka_err2str(rd_kafka_last_error()));
+        kafka->command_topics[i] = topic;
+    }
+    return ERR_OK;
+}
+
+/* librdkafka writes 8 bytes to the descriptor when its queue becomes non-empty. */
+static int watch_queue(rd_kafka_queue_t *queue)
+{
+    const uint64_t one = 1;
+    int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (fd >= 0)
+        rd_kafka_queue_io_event_enable(queue, fd, &one, sizeof(one));
+    return fd;
+}
+
+static enum err_code descriptors_new(struct kafka *kafka, struct err *err)
+{
+    rd_kafka_poll_set_consumer(kafka->consumer);
+    kafka->reply_queue = rd_kafka_queue_get_consumer(kafka->consumer);
+    kafka->delivery_queue = rd_kafka_queue_get_main(kafka->producer);
+    kafka->reply_fd = watch_queue(kafka->reply_queue);
+    kafka->delivery_fd = watch_queue(kafka->delivery_queue);
+    kafka->stop_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    kafka->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    const int fds[] = {kafka->reply_fd, kafka->delivery_fd, kafka->stop_fd};
+    for (size_t i = 0; i < SG_ARRAY_LEN(fds); i++) {
+        struct epoll_event event = {.events = EPOLLIN, .data.fd = fds[i]};
+        if (kafka->epoll_fd < 0 || fds[i] < 0 || epoll_ctl(kafka->epoll_fd, EPOLL_CTL_ADD, fds[i], &event) != 0)
+            return err_set(err, ERR_INTERNAL, "cannot watch the kafka queues: %s", strerror(errno));
+    }
+    return ERR_OK;
+}
+
+struct kafka *kafka_new(const struct kafka_settings *settings, struct err *err)
+{
+    _Static_assert(sizeof(void *) >= sizeof(uint64_t), "a handle travels in a message opaque");
+    struct kafka *kafka = calloc(1, sizeof(*kafka));
+    if (!kafka) {
+        err_set(err, ERR_NO_MEMORY, "out of memory for the kafka clients");
+        return NULL;
+    }
+    kafka->handler = settings->handler;
+    kafka->reply_fd = kafka->delivery_fd = kafka->stop_fd = kafka->epoll_fd = -1;
+    atomic_init(&kafka->reachable, true);
+    pthread_mutex_init(&kafka->watcher_mtx, NULL);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&kafka->watcher_cond, &attr);
+    pthread_condattr_destroy(&attr);
+    if (topics_new(kafka, settings, err) != ERR_OK ||
+        (settings->embedded && kafka_embedded_start(kafka, settings, err) != ERR_OK) ||
+        !(kafka->producer = client_new(kafka, RD_KAFKA_PRODUCER, settings, err)) ||
+        !(kafka->consumer = client_new(kafka, RD_KAFKA_CONSUMER, settings, err)) ||
+        command_topics_new(kafka, settings, err) != ERR_OK || descriptors_new(kafka, err) != ERR_OK)
+        kafka_freep(&kafka);
+    return kafka;
+}
+
+enum err_code kafka_start(struct kafka *kafka)
+{
+    kafka->reader_started = pthread_create(&kafka->reader, NULL, kafka_reader_main, kafka) == 0;
+    kafka->watcher_started = pthread_create(&kafka->watcher, NULL, kafka_watcher_main, kafka) == 0;
+    return kafka->reader_started && kafka->watcher_started ? ERR_OK : ERR_INTERNAL;
+}
+
+void kafka_stop(struct kafka *kafka, uint32_t flush_ms)
+{
+    atomic_store(&kafka->stopping, true);
+    const uint64_t one = 1;
+    if (write(kafka->stop_fd, &one, sizeof(one)) < 0)
+        SG_ASSERT(errno == EAGAIN);
+    kafka_watcher_wake(kafka);
+    if (kafka->reader_started)
+        pthread_join(kafka->reader, NULL);
+    if (kafka->watcher_started)
+        pthread_join(kafka->watcher, NULL);
+    kafka->reader_started = kafka->watcher_started = false;
+    /* The reader is gone: rd_kafka_flush() calls the delivery callback in this thread. */
+    rd_kafka_flush(kafka->producer, (int)flush_ms);
+    rd_kafka_purge(kafka->producer, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
+    rd_kafka_flush(kafka->producer, 1000);
+    kafka_reader_post_all(kafka);
+}
+
+void kafka_freep(struct kafka **kafka_ptr)
+{
+    struct kafka *kafka = *kafka_ptr;
+    if (!kafka)
+        return;
+    *kafka_ptr = NULL;
+    SG_ASSERT(!kafka->reader_started && !kafka->watcher_started);
+    if (kafka->reply_queue)
+        rd_kafka_queue_destroy(kafka->reply_queue);
+    if (kafka->delivery_queue)
+        rd_kafka_queue_destroy(kafka->delivery_queue);
+    for (size_t i = 0; i < kafka->command_topic_count; i++)
+        rd_kafka_topic_destroy(kafka->command_topics[i]);
+    if (kafka->consumer) {
+        rd_kafka_assign(kafka->consumer, NULL);
+        rd_kafka_destroy_flags(kafka->consumer, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+    }
+    if (kafka->producer)
+        rd_kafka_destroy(kafka->producer);
+    kafka_embedded_stop(kafka);
+    const int fds[] = {kafka->reply_fd, kafka->delivery_fd, kafka->stop_fd, kafka->epoll_fd};
+    for (size_t i = 0; i < SG_ARRAY_LEN(fds); i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
+    for (size_t i = 0; i < kafka->topic_count; i++)
+        free(kafka->topics[i].name);
+    free(kafka->topics);
+    free(kafka->command_topics);
+    free(kafka->outboxes);
+    free(kafka->loops);
+    free(kafka->loop_args);
+    free(kafka->bootstrap);
+    pthread_cond_destroy(&kafka->watcher_cond);
+    pthread_mutex_destroy(&kafka->watcher_mtx);
+    free(kafka);
+}
+
+/* ---- commands ---- */
+
+#define HEADERS_MAX 16
+
+static enum err_code translate_produce(rd_kafka_resp_err_t code)
+{
+    switch (code) {
+    case RD_KAFKA_RESP_ERR__QUEUE_FULL:
+        return ERR_KAFKA_QUEUE_FULL;
+    case RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE:
+        return ERR_KAFKA_TOO_LARGE;
+    default:
+        return ERR_KAFKA_UNAVAILABLE;
+    }
+}
+
+enum err_code kafka_produce(struct kafka *kafka, const struct kafka_command *command)
+{
+    SG_ASSERT(command->topic < kafka->command_topic_count && command->header_count <= HEADERS_MAX);
+    rd_kafka_headers_t *headers = rd_kafka_headers_new(command->header_count);
+    for (size_t i = 0; i < command->header_count; i++) {
+        const struct kafka_header *header = &command->headers[i];
+        rd_kafka_header_add(headers, header->name, -1, header->value.ptr, (ssize_t)header->value.len);
+    }
+    rd_kafka_vu_t vus[] = {
+        {.vtype = RD_KAFKA_VTYPE_RKT, .u.rkt = kafka->command_topics[command->topic]},
+        {.vtype = RD_KAFKA_VTYPE_MSGFLAGS, .u.i = RD_KAFKA_MSG_F_COPY},
+        {.vtype = RD_KAFKA_VTYPE_VALUE, .u.mem = {(void *)(uintptr_t)command->value.ptr, command->value.len}},
+        {.vtype = RD_KAFKA_VTYPE_KEY, .u.mem = {(void *)(uintptr_t)command->key.ptr, command->key.len}},
+        {.vtype = RD_KAFKA_VTYPE_OPAQUE, .u.ptr = (void *)(uintptr_t)command->handle},
+        {.vtype = RD_KAFKA_VTYPE_HEADERS, .u.headers = headers},
+    };
+    rd_kafka_error_t *error = rd_kafka_produceva(kafka->producer, vus, SG_ARRAY_LEN(vus));
+    if (!error)
+        return ERR_OK; /* the headers are librdkafka's now */
+    enum err_code code = translate_produce(rd_kafka_error_code(error));
+    rd_kafka_error_destroy(error);
+    rd_kafka_headers_destroy(headers);
+    return code;
+}
+
+/* ---- state ---- */
+
+bool kafka_topic_has_position(const struct kafka *kafka, uint32_t reply_topic)
+{
+    SG_ASSERT(reply_topic < kafka->topic_count);
+    return atomic_load_explicit(&kafka->topics[reply_topic].has_position, memory_order_acquire);
+}
+
+bool kafka_is_reachable(const struct kafka *kafka)
+{
+    return atomic_load_explicit(&kafka->reachable, memory_order_acquire);
+}
+
+struct kafka_stats kafka_stats(const struct kafka *kafka)
+{
+    return (struct kafka_stats){
+        .records = atomic_load_explicit(&kafka->records, memory_order_relaxed),
+        .delivered = atomic_load_explicit(&kafka->delivered, memory_order_relaxed),
+        .not_persisted = atomic_load_explicit(&kafka->not_persisted, memory_order_relaxed),
+        .uncertain = atomic_load_explicit(&kafka->uncertain, memory_order_relaxed),
+        .offset_resets = atomic_load_explicit(&kafka->offset_resets, memory_order_relaxed),
+        .partitions = atomic_load_explicit(&kafka->partitions, memory_order_relaxed),
+        .queue_len = (uint64_t)rd_kafka_outq_len(kafka->producer),
+    };
+}

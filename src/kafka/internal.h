@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Private to kafka: the object, shared by its four files. */
+#pragma once
+
+#include <librdkafka/rdkafka.h>
+#include <librdkafka/rdkafka_mock.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "syncgate/kafka.h"
+#include "syncgate/log.h"
+
+#define KAFKA_BATCH 64
+
+struct kafka_topic_state {
+    char *name;                 /* NUL-terminated */
+    atomic_bool has_position;
+    /* Watcher only. */
+    bool seen_missing;          /* it was missing once: its partitions are read from their beginning */
+    bool resolved;              /* its first partitions have been assigned */
+    int32_t partitions;         /* assigned so far: 0..partitions-1 */
+};
+
+/* What one loop gets in one go. */
+struct kafka_batch {
+    struct loop_msg msg;
+    struct kafka *kafka;
+    void *loop_arg;
+    size_t record_count, delivery_count;
+    struct kafka_record records[KAFKA_BATCH];
+    struct {
+        uint64_t handle;
+        enum kafka_delivery delivery;
+        enum err_code code;
+    } deliveries[KAFKA_BATCH];
+};
+
+struct kafka_outbox { /* reader's: per loop */
+    struct kafka_batch *batch; /* NULL: nothing collected */
+    bool urgent;               /* holds something that somebody waits for */
+};
+
+struct kafka {
+    struct kafka_handler handler;
+    struct loop **loops;
+    void **loop_args;
+    size_t loop_count;
+
+    rd_kafka_t *producer, *consumer, *embedded;
+    rd_kafka_mock_cluster_t *cluster;
+    char *bootstrap; /* of the embedded broker */
+    rd_kafka_topic_t **command_topics;
+    size_t command_topic_count;
+    struct kafka_topic_state *topics;
+    size_t topic_count;
+
+    rd_kafka_queue_t *reply_queue, *delivery_queue;
+    int reply_fd, delivery_fd, stop_fd, epoll_fd;
+    struct kafka_outbox *outboxes;
+    pthread_t reader, watcher;
+    bool reader_started, watcher_started;
+
+    atomic_bool stopping, reachable;
+    pthread_mutex_t watcher_mtx; /* leaf: only for the watcher's sleep */
+    pthread_cond_t watcher_cond;
+    atomic_uint_fast64_t records, delivered, not_persisted, uncertain, offset_resets, partitions;
+};
+
+/* clients.c */
+void kafka_set_reachable(struct kafka *kafka, bool reachable, const char *why);
+/* embedded.c */
+enum err_code kafka_embedded_start(struct kafka *kafka, const struct kafka_settings *settings, struct err *err);
+void kafka_embedded_stop(struct kafka *kafka);
+/* reader.c */
+void *kafka_reader_main(void *arg);
+void kafka_on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *message, void *opaque);
+/* Posts what the outboxes hold. Thread: replies, or main after the reader ended. */
+void kafka_reader_post_all(struct kafka *kafka);
+/* watcher.c */
+void *kafka_watcher_main(void *arg);
+void kafka_watcher_wake(struct kafka *kafka);

@@ -1,0 +1,233 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The reader thread: replies and delivery reports, sorted into one batch per loop.
+ * Invariants:
+ * - librdkafka signals a descriptor only when its queue becomes non-empty, so a queue is always drained to the end.
+ * - Only this thread touches the outboxes (kafka_stop() does after it ended). A posted batch belongs to its loop.
+ * - Good news that nobody waits for (a delivered message only lets the kept body go) is not worth waking a loop: it
+ *   rides with the next reply, or goes after LAZY_MS. */
+#include <errno.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+#define LAZY_MS 20
+
+/* Thread: loop. */
+static void on_batch(struct loop_msg *msg)
+{
+    struct kafka_batch *batch = SG_CONTAINER_OF(msg, struct kafka_batch, msg);
+    const struct kafka_handler *handler = &batch->kafka->handler;
+    for (size_t i = 0; i < batch->delivery_count; i++)
+        handler->on_delivery(batch->loop_arg, batch->deliveries[i].handle, batch->deliveries[i].delivery,
+                             batch->deliveries[i].code);
+    for (size_t i = 0; i < batch->record_count; i++) {
+        handler->on_reply(batch->loop_arg, &batch->records[i]);
+        rd_kafka_message_destroy(batch->records[i].message);
+    }
+    free(batch);
+}
+
+static void post(struct kafka *kafka, size_t loop_number)
+{
+    struct kafka_outbox *outbox = &kafka->outboxes[loop_number];
+    struct kafka_batch *batch = outbox->batch;
+    if (!batch)
+        return;
+    *outbox = (struct kafka_outbox){NULL, false};
+    loop_post(kafka->loops[loop_number], &batch->msg);
+}
+
+static struct kafka_batch *batch_for(struct kafka *kafka, size_t loop_number)
+{
+    struct kafka_outbox *outbox = &kafka->outboxes[loop_number];
+    if (outbox->batch && (outbox->batch->record_count == KAFKA_BATCH || outbox->batch->delivery_count == KAFKA_BATCH))
+        post(kafka, loop_number);
+    if (!outbox->batch) {
+        struct kafka_batch *batch = malloc(sizeof(*batch));
+        if (!batch)
+            return NULL;
+        batch->msg.on_msg = on_batch;
+        batch->kafka = kafka;
+        batch->loop_arg = kafka->loop_args[loop_number];
+        batch->record_count = batch->delivery_count = 0;
+        outbox->batch = batch;
+    }
+    return outbox->batch;
+}
+
+/* True while something waits to be posted lazily. */
+static bool post_urgent(struct kafka *kafka)
+{
+    bool lazy = false;
+    for (size_t i = 0; i < kafka->loop_count; i++) {
+        if (kafka->outboxes[i].urgent)
+            post(kafka, i);
+        lazy |= kafka->outboxes[i].batch != NULL;
+    }
+    return lazy;
+}
+
+void kafka_reader_post_all(struct kafka *kafka)
+{
+    for (size_t i = 0; i < kafka->loop_count; i++)
+        post(kafka, i);
+}
+
+/* ---- delivery reports ---- */
+
+void kafka_on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *message, void *opaque)
+{
+    (void)rk;
+    struct kafka *kafka = opaque;
+    uint64_t handle = (uint64_t)(uintptr_t)message->_private;
+    enum kafka_delivery delivery = KAFKA_DELIVERED;
+    enum err_code code = ERR_OK;
+    if (message->err) {
+        bool certain = rd_kafka_message_status(message) == RD_KAFKA_MSG_STATUS_NOT_PERSISTED;
+        delivery = certain ? KAFKA_NOT_PERSISTED : KAFKA_UNCERTAIN;
+        code = !certain                                                     ? ERR_KAFKA_UNCERTAIN
+               : message->err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE ? ERR_KAFKA_TOO_LARGE
+                                                                            : ERR_KAFKA_NOT_PERSISTED;
+    }
+    atomic_fetch_add_explicit(delivery == KAFKA_DELIVERED       ? &kafka->delivered
+                              : delivery == KAFKA_NOT_PERSISTED ? &kafka->not_persisted
+                                                                : &kafka->uncertain,
+                              1, memory_order_relaxed);
+    size_t loop_number = await_handle_loop(handle);
+    SG_ASSERT(loop_number < kafka->loop_count); /* our own handle comes back */
+    struct kafka_batch *batch = batch_for(kafka, loop_number);
+    if (!batch)
+        return; /* out of memory: the request's deadline ends it, and it is not repeated */
+    batch->deliveries[batch->delivery_count].handle = handle;
+    batch->deliveries[batch->delivery_count].delivery = delivery;
+    batch->deliveries[batch->delivery_count++].code = code;
+    kafka->outboxes[loop_number].urgent |= delivery != KAFKA_DELIVERED;
+}
+
+/* ---- replies ---- */
+
+struct span kafka_record_header(const struct kafka_record *record, const char *name)
+{
+    rd_kafka_headers_t *headers;
+    const void *value;
+    size_t len;
+    if (rd_kafka_message_headers(record->message, &headers) != RD_KAFKA_RESP_ERR_NO_ERROR ||
+        rd_kafka_header_get_last(headers, name, &value, &len) != RD_KAFKA_RESP_ERR_NO_ERROR || !value)
+        return (struct span){NULL, 0};
+    return (struct span){value, len};
+}
+
+static bool topic_index(const struct kafka *kafka, const rd_kafka_message_t *message, uint32_t *ret_index)
+{
+    const char *name = rd_kafka_topic_name(message->rkt);
+    for (uint32_t i = 0; i < kafka->topic_count; i++) {
+        if (strcmp(kafka->topics[i].name, name) == 0) {
+            *ret_index = i;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A position that the broker no longer has (retention, a topic made anew): read from the earliest record. */
+static void reset_offset(struct kafka *kafka, const rd_kafka_message_t *message)
+{
+    const char *topic = message->rkt ? rd_kafka_topic_name(message->rkt) : NULL;
+    if (!topic)
+        return;
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+    rd_kafka_topic_partition_list_add(list, topic, message->partition)->offset = RD_KAFKA_OFFSET_BEGINNING;
+    rd_kafka_error_t *error = rd_kafka_incremental_unassign(kafka->consumer, list);
+    if (!error)
+        error = rd_kafka_incremental_assign(kafka->consumer, list);
+    atomic_fetch_add_explicit(&kafka->offset_resets, 1, memory_order_relaxed);
+    struct log_line line;
+    log_begin(&line, LOG_WARN, "reply position lost, reading from the earliest record");
+    log_str(&line, "topic", topic);
+    log_i64(&line, "partition", message->partition);
+    log_str(&line, "error", error ? rd_kafka_error_string(error) : NULL);
+    log_end(&line);
+    if (error)
+        rd_kafka_error_destroy(error);
+    rd_kafka_topic_partition_list_destroy(list);
+}
+
+static void consumer_error(struct kafka *kafka, const rd_kafka_message_t *message)
+{
+    if (message->err == RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET) {
+        reset_offset(kafka, message);
+        return;
+    }
+    struct log_line line;
+    log_begin(&line, LOG_WARN, "reply consumer error");
+    log_str(&line, "topic", message->rkt ? rd_kafka_topic_name(message->rkt) : NULL);
+    log_i64(&line, "partition", message->partition);
+    log_str(&line, "code", rd_kafka_err2name(message->err));
+    log_end(&line);
+}
+
+/* Takes the message or destroys it. */
+static void on_message(struct kafka *kafka, rd_kafka_message_t *message)
+{
+    struct kafka_record record = {.partition = message->partition, .offset = message->offset, .message = message};
+    bool wanted = false;
+    if (message->err)
+        consumer_error(kafka, message);
+    else if (topic_index(kafka, message, &record.topic)) {
+        rd_kafka_timestamp_type_t type;
+        int64_t timestamp = rd_kafka_message_timestamp(message, &type);
+        record.timestamp_ms = type == RD_KAFKA_TIMESTAMP_NOT_AVAILABLE || timestamp < 0 ? 0 : timestamp;
+        record.value = (struct span){message->payload, message->payload ? message->len : 0};
+        atomic_fetch_add_explicit(&kafka->records, 1, memory_order_relaxed);
+        wanted = kafka->handler.on_record(kafka->handler.arg, &record);
+    }
+    size_t loop_number = wanted ? await_handle_loop(record.handle) : 0;
+    struct kafka_batch *batch = wanted && loop_number < kafka->loop_count ? batch_for(kafka, loop_number) : NULL;
+    if (!batch) {
+        rd_kafka_message_destroy(message);
+        return;
+    }
+    batch->records[batch->record_count++] = record;
+    kafka->outboxes[loop_number].urgent = true;
+}
+
+static void drain_replies(struct kafka *kafka)
+{
+    rd_kafka_message_t *messages[KAFKA_BATCH];
+    ssize_t count;
+    do {
+        count = rd_kafka_consume_batch_queue(kafka->reply_queue, 0, messages, KAFKA_BATCH);
+        for (ssize_t i = 0; i < count; i++)
+            on_message(kafka, messages[i]);
+        post_urgent(kafka);
+    } while (count > 0);
+}
+
+static void clear_event(int fd)
+{
+    uint64_t count;
+    while (read(fd, &count, sizeof(count)) < 0 && errno == EINTR)
+        ;
+}
+
+void *kafka_reader_main(void *arg)
+{
+    struct kafka *kafka = arg;
+    bool lazy = false;
+    while (!atomic_load(&kafka->stopping)) {
+        struct epoll_event events[4];
+        int count = epoll_wait(kafka->epoll_fd, events, SG_ARRAY_LEN(events), lazy ? LAZY_MS : -1);
+        if (count == 0)
+            kafka_reader_post_all(kafka);
+        for (int i = 0; i < count; i++)
+            clear_event(events[i].data.fd);
+        /* Both, whichever was signalled: a reply and its command's report come at the same time, and one look at a queue
+         * costs less than a turn of this loop. */
+        while (rd_kafka_poll(kafka->producer, 0) > 0)
+            ;
+        drain_replies(kafka);
+        lazy = post_urgent(kafka);
+    }
+    return NULL;
+}

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The watcher thread: asks the cluster which partitions the reply topics have, and gives the consumer a position in each.
+ * It is a thread of its own because these calls block and a reply must not wait for them.
+ * Partitions of the first look are read from their end, which is resolved to an offset before anything may be
+ * produced; partitions that appear later are read from their beginning: nothing between is missed (design.md section 4). */
+#include <time.h>
+
+#include "internal.h"
+
+#define LOOK_TIMEOUT_MS 2000
+#define SETTLED_WAIT_MS 5000 /* a new partition is noticed within 10 s */
+#define SEEKING_WAIT_MS 250  /* while a position is missing or the cluster is unreachable */
+
+
+static void log_topic(const struct kafka_topic_state *topic, enum log_level level, const char *msg, const char *reason)
+{
+    struct log_line line;
+    log_begin(&line, level, msg);
+    log_str(&line, "topic", topic->name);
+    if (reason)
+        log_str(&line, "reason", reason);
+    else
+        log_i64(&line, "partitions", topic->partitions);
+    log_end(&line);
+}
+
+/* Assigns the partitions from topic->partitions to count - 1. */
+static bool assign_new(struct kafka *kafka, struct kafka_topic_state *topic, int32_t count)
+{
+    bool from_end = !topic->resolved && !topic->seen_missing, ok = true;
+    rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(count);
+    for (int32_t partition = topic->partitions; ok && partition < count; partition++) {
+        int64_t low, high = RD_KAFKA_OFFSET_BEGINNING;
+        if (from_end)
+            ok = rd_kafka_query_watermark_offsets(kafka->consumer, topic->name, partition, &low, &high,
+                                                  LOOK_TIMEOUT_MS) == RD_KAFKA_RESP_ERR_NO_ERROR;
+        rd_kafka_topic_partition_list_add(list, topic->name, partition)->offset = high;
+    }
+    rd_kafka_error_t *error = ok ? rd_kafka_incremental_assign(kafka->consumer, list) : NULL;
+    rd_kafka_topic_partition_list_destroy(list);
+    if (error) {
+        log_topic(topic, LOG_ERROR, "cannot assign reply partitions", rd_kafka_error_string(error));
+        rd_kafka_error_destroy(error);
+        ok = false;
+    }
+    if (!ok)
+        return false;
+    atomic_fetch_add_explicit(&kafka->partitions, (uint64_t)(count - topic->partitions), memory_order_relaxed);
+    topic->partitions = count;
+    topic->resolved = true;
+    log_topic(topic, LOG_INFO, from_end ? "reading replies" : "reading new reply partitions", NULL);
+    atomic_store_explicit(&topic->has_position, true, memory_order_release);
+    return true;
+}
+
+static void topic_missing(struct kafka_topic_state *topic, rd_kafka_resp_err_t code)
+{
+    if (!topic->seen_missing)
+        log_topic(topic, LOG_WARN, "reply topic is not there yet", rd_kafka_err2name(code));
+    topic->seen_missing = true;
+}
+
+/* True when the topic has a position in every partition that the cluster named. */
+static bool look_at(struct kafka *kafka, struct kafka_topic_state *topic, const rd_kafka_metadata_topic_t *metadata)
+{
+    if (metadata->err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART || metadata->err == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC) {
+        if (!topic->resolved)
+            topic_missing(topic, metadata->err);
+        return topic->resolved;
+    }
+    if (metadata->err != RD_KAFKA_RESP_ERR_NO_ERROR) {
+        if (!topic->resolved)
+            log_topic(topic, LOG_WARN, "reply topic cannot be read", rd_kafka_err2name(metadata->err));
+        return topic->resolved;
+    }
+    return metadata->partition_cnt <= topic->partitions || assign_new(kafka, topic, metadata->partition_cnt);
+}
+
+/* One topic at a time: a request for all topics of a big cluster is dear, and naming several is not in the C API. */
+static bool look_for(struct kafka *kafka, struct kafka_topic_state *topic)
+{
+    const struct rd_kafka_metadata *metadata;
+    rd_kafka_topic_t *handle = rd_kafka_topic_new(kafka->consumer, topic->name, NULL);
+    if (!handle)
+        return false;
+    rd_kafka_resp_err_t code = rd_kafka_metadata(kafka->consumer, 0, handle, &metadata, LOOK_TIMEOUT_MS);
+    rd_kafka_topic_destroy(handle);
+    if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
+        return false;
+    kafka_set_reachable(kafka, true, "metadata received");
+    bool settled = metadata->topic_cnt == 1 && look_at(kafka, topic, &metadata->topics[0]);
+    rd_kafka_metadata_destroy(metadata);
+    return settled;
+}
+
+/* The first command to a topic that the producer does not know yet would wait for its metadata. */
+static bool warm_up_producer(struct kafka *kafka)
+{
+    bool ok = true;
+    for (size_t i = 0; i < kafka->command_topic_count; i++) {
+        const struct rd_kafka_metadata *metadata;
+        if (rd_kafka_metadata(kafka->producer, 0, kafka->command_topics[i], &metadata, LOOK_TIMEOUT_MS) !=
+            RD_KAFKA_RESP_ERR_NO_ERROR)
+            return false;
+        ok &= metadata->topic_cnt == 1 && metadata->topics[0].err == RD_KAFKA_RESP_ERR_NO_ERROR;
+        rd_kafka_metadata_destroy(metadata);
+    }
+    return ok;
+}
+
+void kafka_watcher_wake(struct kafka *kafka)
+{
+    pthread_mutex_lock(&kafka->watcher_mtx);
+    pthread_cond_signal(&kafka->watcher_cond);
+    pthread_mutex_unlock(&kafka->watcher_mtx);
+}
+
+static void rest(struct kafka *kafka, int64_t wait_ms)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += wait_ms / 1000;
+    until.tv_nsec += wait_ms % 1000 * 1000000;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_nsec -= 1000000000;
+        until.tv_sec++;
+    }
+    pthread_mutex_lock(&kafka->watcher_mtx);
+    if (!atomic_load(&kafka->stopping))
+        pthread_cond_timedwait(&kafka->watcher_cond, &kafka->watcher_mtx, &until);
+    pthread_mutex_unlock(&kafka->watcher_mtx);
+}
+
+void *kafka_watcher_main(void *arg)
+{
+    struct kafka *kafka = arg;
+    bool warm = false;
+    while (!atomic_load(&kafka->stopping)) {
+        bool settled = true;
+        for (size_t i = 0; i < kafka->topic_count && !atomic_load(&kafka->stopping); i++)
+            settled &= look_for(kafka, &kafka->topics[i]);
+        if (!warm && settled && !atomic_load(&kafka->stopping))
+            warm = warm_up_producer(kafka);
+        rest(kafka, settled && kafka_is_reachable(kafka) ? SETTLED_WAIT_MS : SEEKING_WAIT_MS);
+    }
+    return NULL;
+}

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A service behind Kafka, played by the test: it sees each command as it is on the wire and answers what the test says,
+so late, duplicate, foreign and malformed replies can be produced on purpose."""
+import json
+import threading
+import time
+import uuid
+
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+
+from process import PATIENCE_S
+
+COMMANDS, RESPONSES, EVENTS = "device.commands.v1", "device.commands.responses.v1", "device.events.v1"
+TOPICS = (COMMANDS, RESPONSES, EVENTS)
+# The embedded broker's Fetch is no long poll: an empty one takes the whole fetch.wait.max.ms.
+CLIENT = {"fetch.wait.max.ms": 5, "socket.nagle.disable": True, "reconnect.backoff.max.ms": 500,
+          "topic.metadata.refresh.interval.ms": 2000, "log_level": 0}
+
+
+class Command:
+    def __init__(self, message):
+        self.topic, self.partition = message.topic(), message.partition()
+        self.key = message.key().decode() if message.key() is not None else None
+        self.raw = message.value()
+        self.value = json.loads(self.raw)
+        self.headers = dict(message.headers() or [])
+        self.id = self.value["correlationId"]
+        self.device_id = self.value["payload"]["deviceId"]
+        self.user = self.value["payload"].get("userId", self.value["payload"].get("requestedBy"))
+
+
+def now_text(offset_ms=0):
+    ms = int(time.time() * 1000) + offset_ms
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(ms // 1000)) + ".%03dZ" % (ms % 1000)
+
+
+def envelope(event_type, correlation_id, payload, **more):
+    return {"eventType": event_type, "correlationId": correlation_id, "timestamp": now_text(),
+            "source": {"type": "backend", "id": "device-service"}, "__version": "v1", "payload": payload, **more}
+
+
+def bind_response(command, success=True, **payload):
+    return envelope("device.response.bind", command.id,
+                    {"deviceId": command.device_id, "userId": command.user, "boundAt": now_text(), **payload},
+                    success=success)
+
+
+def failure(command, code, message="text of the service", operation="bind", **more):
+    return {**envelope(f"device.response.{operation}", command.id, {"deviceId": command.device_id}),
+            "success": False, "error": {"code": code, "message": message}, **more}
+
+
+def bound_event(command, correlation_id=None, **payload):
+    return envelope("device.bound", correlation_id or command.id, {
+        "deviceId": command.device_id, "userId": command.user, "boundAt": now_text(), "boundBy": "user", **payload})
+
+
+def unbound_event(command, correlation_id=None, **payload):
+    return envelope("device.unbound", correlation_id or command.id, {
+        "deviceId": command.device_id, "previousUserId": command.user, "unboundAt": now_text(),
+        "unboundBy": "user", **payload})
+
+
+def reply_headers(value):
+    """As a service that echoes what it was sent."""
+    return {"content-type": "application/json", "event-type": value["eventType"],
+            "correlation-id": value["correlationId"], "kafka_correlationId": value["correlationId"]}
+
+
+class Service:
+    """Reads commands from the end of the topic on a thread of its own. on(device_id, handler): handler(service, command)
+    is called for each command of that device; a device without handler gets no answer."""
+
+    def __init__(self, bootstrap):
+        self.commands = []
+        self.changed = threading.Condition()
+        self.handlers = {}
+        self.errors = []
+        self._stop = False
+        self._producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 0, "log_level": 0,
+                                   "socket.nagle.disable": True})
+        self._consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "test-" + uuid.uuid4().hex,
+                                   "enable.auto.commit": False, **CLIENT})
+        self._assign_at_end()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def _assign_at_end(self):
+        """Absolute offsets, so that a command produced before the first fetch is seen as well."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            topic = self._consumer.list_topics(COMMANDS, timeout=10).topics[COMMANDS]
+            if topic.error is None and topic.partitions:
+                break
+            if time.monotonic() > deadline:
+                raise AssertionError(f"no topic {COMMANDS}: {topic.error}")
+            time.sleep(0.02)
+        places = []
+        for partition in topic.partitions:
+            _, end = self._consumer.get_watermark_offsets(TopicPartition(COMMANDS, partition), timeout=10)
+            places.append(TopicPartition(COMMANDS, partition, end))
+        self._consumer.assign(places)
+
+    def _run(self):
+        while not self._stop:
+            message = self._consumer.poll(0.05)
+            if message is None or message.error():
+                continue
+            try:
+                command = Command(message)
+                handler = self.handlers.get(command.device_id)
+                if handler:
+                    handler(self, command)
+            except Exception as error:  # pylint: disable=broad-except # reported by close()
+                self.errors.append(error)
+                continue
+            with self.changed:
+                self.commands.append(command)
+                self.changed.notify_all()
+
+    def on(self, device_id, handler):
+        self.handlers[device_id] = handler
+
+    def wait_command(self, device_id, timeout_s=PATIENCE_S):
+        deadline = time.monotonic() + timeout_s
+        with self.changed:
+            while True:
+                for command in self.commands:
+                    if command.device_id == device_id:
+                        return command
+                left = deadline - time.monotonic()
+                assert left > 0, f"no command for {device_id}"
+                self.changed.wait(left)
+
+    def commands_of(self, device_id):
+        with self.changed:
+            return [command for command in self.commands if command.device_id == device_id]
+
+    def send(self, value, topic=None, headers=None, key=None):
+        """Produces and waits until it is in the topic. value: bytes, or a message; headers None: those of a good service."""
+        if topic is None:
+            topic = RESPONSES if ".response." in value["eventType"] else EVENTS
+        if headers is None:
+            headers = reply_headers(value)
+        raw = value if isinstance(value, bytes) else json.dumps(value, ensure_ascii=False).encode()
+        outcome = []
+        self._producer.produce(topic, raw, key=key, headers=list(headers.items()) or None,
+                               on_delivery=lambda error, _: outcome.append(error))
+        deadline = time.monotonic() + PATIENCE_S
+        while not outcome and time.monotonic() < deadline:
+            self._producer.poll(0.05)
+        if not outcome or outcome[0] is not None:
+            raise KafkaException(outcome[0] if outcome else "no delivery report")
+
+    def close(self):
+        self._stop = True
+        self._thread.join(10)
+        self._consumer.close()
+        assert not self.errors, self.errors
+
+
+def answer(make, **send_options):
+    """A handler that sends make(command)."""
+    return lambda service, command: service.send(make(command), **send_options)

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The broker goes, comes back, hangs or is not there. Whatever a client is told, nothing is executed twice and nothing
+that was answered with 200 was not executed. What counts is what lies in the command topic and what the device service
+did: commands by correlation id, REST calls by number."""
+import collections
+import json
+import threading
+import uuid
+
+import pytest
+
+from broker import KafkaCluster
+from contract import error_answer
+from device_service import DeviceService
+from gateway import Gateway, copy_routes
+from process import eventually
+from service import CLIENT, COMMANDS, TOPICS
+from tokens import bearer
+
+TIMEOUT_MS = 4000
+
+
+def short_timeout(route):
+    route["timeoutMs"] = TIMEOUT_MS
+
+
+@pytest.fixture
+def own_kafka():
+    """A broker that a test may stop; its topics exist."""
+    with KafkaCluster() as cluster:
+        cluster.create_topics(*TOPICS)
+        yield cluster
+
+
+def make_gateway(cluster, flag, device=None, **settings):
+    return Gateway(copy_routes(short_timeout), KAFKA_BROKERS=cluster.bootstrap, FEATURE_KAFKA_EVENTS=flag,
+                   LEGACY_URL=device.url if device else None, KAFKA_MESSAGE_TIMEOUT="1s", **settings)
+
+
+def commands_in_kafka(cluster):
+    """Every command in the topic, as (correlation id, device id)."""
+    from confluent_kafka import Consumer, TopicPartition
+
+    consumer = Consumer({"bootstrap.servers": cluster.bootstrap, "group.id": uuid.uuid4().hex,
+                         "enable.auto.commit": False, "enable.partition.eof": True, **CLIENT})
+    try:
+        partitions = consumer.list_topics(COMMANDS, timeout=10).topics[COMMANDS].partitions
+        consumer.assign([TopicPartition(COMMANDS, partition, 0) for partition in partitions])
+        found, ended = [], 0
+        while ended < len(partitions):
+            message = consumer.poll(10)
+            assert message is not None, "the command topic could not be read"
+            if message.error():
+                ended += message.error().code() == -191  # _PARTITION_EOF
+                continue
+            value = json.loads(message.value())
+            found.append((value["correlationId"], value["payload"]["deviceId"]))
+        return found
+    finally:
+        consumer.close()
+
+
+class Burst:
+    """Binds of many devices at once, on a thread each."""
+
+    def __init__(self, gateway, device, count):
+        self.ids = [device.register(f"GH-{uuid.uuid4()}") for _ in range(count)]
+        self.answers = {}
+        self.threads = [threading.Thread(target=self._bind, args=(gateway, name), daemon=True) for name in self.ids]
+
+    def _bind(self, gateway, name):
+        self.answers[name] = gateway.bind(name)
+
+    def start(self, part=slice(None)):
+        for thread in self.threads[part]:
+            thread.start()
+
+    def wait(self):
+        for thread in self.threads:
+            if thread.ident:
+                thread.join(60)
+        started = [name for name, thread in zip(self.ids, self.threads) if thread.ident]
+        assert all(name in self.answers for name in started), "a request was never answered"
+        return self.answers
+
+
+def assert_executed_at_most_once(cluster, device, answers):
+    """answers: of binds, each of another device, none of which had been bound before."""
+    commands = commands_in_kafka(cluster)
+    ids = collections.Counter(correlation_id for correlation_id, _ in commands)
+    assert max(ids.values(), default=0) <= 1, "one command was written twice"
+    by_device = collections.Counter(name for _, name in commands if name in answers)
+    assert max(by_device.values(), default=0) <= 1, "two commands for one request"
+    counts = device.executions()
+    assert counts["rest"]["bind"] + len(by_device) <= len(answers), "a request took both paths"
+    executed = counts["kafka"]["byCorrelationId"]
+    assert max(executed.values(), default=0) <= 1
+    for name, answer in answers.items():
+        assert answer.status in (200, 503, 504), (name, answer)
+        if answer.status == 200:
+            # Executed: the device has an owner now, and it is the caller.
+            unbound = device.call("POST", "/api/devices/unbind", {"deviceId": name}, bearer())
+            assert unbound.status == 200, (name, unbound)
+    return counts
+
+
+def binds_over_kafka(gateway, device):
+    """True once a bind was answered over Kafka: the path is open again."""
+    before = gateway.metrics().sum("syncgate_requests_total", path="kafka", status="200")
+    name = device.register(f"GH-{uuid.uuid4()}")
+    gateway.bind(name)
+    return gateway.metrics().sum("syncgate_requests_total", path="kafka", status="200") > before
+
+
+@pytest.mark.parametrize("flag", ["true", "only"])
+@pytest.mark.parametrize("how", ["stop", "kill", "pause"])
+def test_broker_lost_in_mid_flight(own_kafka, stoppable, flag, how):
+    device = stoppable(DeviceService(own_kafka.bootstrap))
+    gateway = stoppable(make_gateway(own_kafka, flag, device if flag == "true" else None))
+    eventually(lambda: binds_over_kafka(gateway, device), "the Kafka path works")
+    base = device.executions()
+    assert base["rest"]["bind"] == 0
+    # Replies wait in the service, so the broker goes while commands have been executed but not answered.
+    device.behave(replyDelayMs=300)
+    burst = Burst(gateway, device, 60)
+    burst.start(slice(0, 30))
+    eventually(lambda: device.executions()["kafka"]["commands"] > base["kafka"]["commands"] + 5, "some executed")
+    getattr(own_kafka, how)()
+    burst.start(slice(30, 60))
+    answers = burst.wait()
+    if how == "pause":
+        own_kafka.resume()
+    else:
+        own_kafka.start()
+    device.behave()
+    eventually(lambda: binds_over_kafka(gateway, device), "the Kafka path works again")
+    counts = assert_executed_at_most_once(own_kafka, device, answers)
+    if flag == "only":
+        assert counts["rest"]["bind"] == 0
+    statuses = collections.Counter(answer.status for answer in answers.values())
+    if flag == "true":
+        assert statuses[503] == 0, statuses
+    metrics = gateway.metrics()
+    assert metrics.sum("syncgate_parked_requests") == 0
+    assert metrics.sum("syncgate_fallbacks_total") >= (counts["rest"]["bind"] > 0)
+
+
+def test_broker_absent_at_start_legacy_serves(stoppable):
+    with KafkaCluster(start=False) as cluster:
+        device = stoppable(DeviceService())
+        gateway = stoppable(make_gateway(cluster, "true", device))
+        burst = Burst(gateway, device, 10)
+        burst.start()
+        answers = burst.wait()
+        assert {answer.status for answer in answers.values()} == {200}
+        assert device.executions()["rest"]["bind"] == 10
+        assert gateway.admin_get("/health/ready").status == 200
+        cluster.start()
+        cluster.create_topics(*TOPICS)
+        second = stoppable(DeviceService(cluster.bootstrap))
+        eventually(lambda: binds_over_kafka(gateway, second), "the Kafka path opens without a restart")
+        assert second.executions()["rest"]["bind"] == 0
+
+
+def test_broker_absent_at_start_only(stoppable):
+    with KafkaCluster(start=False) as cluster:
+        gateway = stoppable(make_gateway(cluster, "only", wait_ready=False))
+        answer = gateway.bind("GH-1")
+        error_answer(503, "KAFKA_UNAVAILABLE", answer)
+        assert answer.header("Retry-After")
+        assert gateway.admin_get("/health/live").status == 200
+        assert gateway.admin_get("/health/ready").status == 503
+        cluster.start()
+        cluster.create_topics(*TOPICS)
+        gateway.wait_ready()
+        device = stoppable(DeviceService(cluster.bootstrap))
+        assert binds_over_kafka(gateway, device)
+
+
+def test_gateway_killed_with_parked_calls(kafka, stoppable):
+    """The replies of a former life answer nobody in the next one."""
+    device = stoppable(DeviceService(kafka.bootstrap))
+    first = stoppable(make_gateway(kafka, "true", device))
+    eventually(lambda: binds_over_kafka(first, device), "the Kafka path works")
+    before = device.executions()["kafka"]
+    device.behave(replyDelayMs=1500)
+    names = [device.register(f"GH-{uuid.uuid4()}") for _ in range(20)]
+
+    def bind_and_lose(name):
+        with pytest.raises((OSError, EOFError, Exception)):
+            first.bind(name)
+
+    threads = [threading.Thread(target=bind_and_lose, args=(name,), daemon=True) for name in names]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: device.executions()["kafka"]["commands"] == before["commands"] + 20, "all executed")
+    first.kill()
+    for thread in threads:
+        thread.join(10)
+    second = stoppable(make_gateway(kafka, "true", device))
+    # The lost calls' replies arrive while the second gateway serves; a retry by the client is answered by the truth.
+    answers = [second.bind(name).status for name in names]
+    assert answers == [409] * 20
+    device.behave()
+    counts = device.executions()
+    assert set(counts["kafka"]["byCorrelationId"].values()) == {1}
+    assert counts["kafka"]["redelivered"] == 0 and counts["rest"]["bind"] == 0
+
+
+def test_gateway_stopped_with_parked_calls(kafka, stoppable):
+    """SIGTERM: parked calls still get their answers, and the next gateway starts with none of them."""
+    device = stoppable(DeviceService(kafka.bootstrap))
+    first = stoppable(make_gateway(kafka, "only"))
+    eventually(lambda: binds_over_kafka(first, device), "the Kafka path works")
+    device.behave(replyDelayMs=500)
+    burst = Burst(first, device, 20)
+    base = device.executions()["kafka"]["commands"]
+    burst.start()
+    eventually(lambda: device.executions()["kafka"]["commands"] == base + 20, "all executed")
+    first.stop()
+    assert {answer.status for answer in burst.wait().values()} == {200}
+    device.behave()
+    second = stoppable(make_gateway(kafka, "only"))
+    assert binds_over_kafka(second, device)
+    assert second.metrics().sum("syncgate_replies_total", result="late") == 0
+
+
+def test_one_of_three_brokers_lost(stoppable):
+    """With a majority left every call is answered; none is executed twice."""
+    with KafkaCluster(nodes=3) as cluster:
+        cluster.create_topics(*TOPICS)
+        device = stoppable(DeviceService(cluster.bootstrap))
+        gateway = stoppable(make_gateway(cluster, "true", device))
+        eventually(lambda: binds_over_kafka(gateway, device), "the Kafka path works")
+        burst = Burst(gateway, device, 60)
+        burst.start(slice(0, 30))
+        cluster.nodes[0].kill()
+        burst.start(slice(30, 60))
+        answers = burst.wait()
+        eventually(lambda: binds_over_kafka(gateway, device), "the Kafka path works again")
+        assert_executed_at_most_once(cluster, device, answers)
