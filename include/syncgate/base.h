@@ -30,6 +30,7 @@ struct span {
     size_t len;
 };
 #define SPAN_LIT(s) ((struct span){(s), sizeof(s) - 1})
+#define SPAN_INIT(s) {(s), sizeof(s) - 1} /* for static initialisers */
 static inline struct span span_of(const char *s)
 {
     return (struct span){s, s ? strlen(s) : 0};

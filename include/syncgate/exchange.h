@@ -70,6 +70,8 @@ extern const struct kafka_handler exchange_kafka_handler;
 
 /* Ends every parked request (winner: shutdown). Thread: loop. */
 void exchange_worker_abandon(struct exchange_worker *worker);
+/* Another key set from now on. Borrowed for the call. Thread: loop. */
+void exchange_worker_set_keys(struct exchange_worker *worker, struct auth_keys *keys);
 /* Counters and gauges of this loop, added to the caller's. Thread: loop. */
 void exchange_worker_collect(struct exchange_worker *worker, struct ops_counters *counters, struct ops_gauges *gauges);
 /* Requests between on_begin and on_done. Thread: loop. */

@@ -45,8 +45,9 @@ struct loop *loop_new(struct err *err);
 /* The loop must not be running. Messages still in the inbox are delivered first. NULL-safe. */
 void loop_freep(struct loop **loop);
 
-/* Runs until loop_stop(). Thread: the loop's own. */
-void loop_run(struct loop *loop);
+/* Runs until loop_stop(). after_turn (NULL: none) is called before each wait, e.g. to hand over log lines.
+ * Thread: the loop's own. */
+void loop_run(struct loop *loop, void (*after_turn)(void));
 /* One turn: waits at most max_wait_ms (-1: until something happens), then handles what is ready. For tests. */
 void loop_turn(struct loop *loop, int max_wait_ms);
 /* Makes loop_run() return after the turn under way. Thread: any. */

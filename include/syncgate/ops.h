@@ -53,10 +53,11 @@ void ops_gauges_add(struct ops_gauges *dst, const struct ops_gauges *src);
 struct ops_process {
     uint64_t connections;
     uint64_t log_dropped;
-    bool kafka, kafka_reachable, embedded, draining;
+    bool kafka, kafka_reachable, draining;
     uint64_t kafka_records, kafka_delivered, kafka_not_persisted, kafka_uncertain, kafka_offset_resets;
     uint64_t kafka_partitions, kafka_queue_len;
-    uint64_t unmatched_skipped; /* replies that were dismissed by their header alone */
+    uint64_t unmatched_skipped; /* replies that the reader thread dismissed by their id */
+    uint64_t invalid_skipped;   /* and those without a usable header that are not JSON */
     const struct span *route_names;
     size_t route_count;
     const char *version;

@@ -6,10 +6,10 @@
 
 #define HEADERS_MAX 160
 
-static const struct http_header content_type = {SPAN_LIT("Content-Type"), SPAN_LIT("application/json; charset=utf-8")};
-static const struct http_header allow_origin = {SPAN_LIT("Access-Control-Allow-Origin"), SPAN_LIT("*")};
-static const struct http_header expose = {SPAN_LIT("Access-Control-Expose-Headers"),
-                                          SPAN_LIT("X-Correlation-Id, Retry-After")};
+static const struct http_header content_type = {SPAN_INIT("Content-Type"), SPAN_INIT("application/json; charset=utf-8")};
+static const struct http_header allow_origin = {SPAN_INIT("Access-Control-Allow-Origin"), SPAN_INIT("*")};
+static const struct http_header expose = {SPAN_INIT("Access-Control-Expose-Headers"),
+                                          SPAN_INIT("X-Correlation-Id, Retry-After")};
 
 static struct http_header correlation_header(const struct exchange *ex)
 {

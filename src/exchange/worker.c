@@ -149,6 +149,12 @@ void exchange_worker_collect(struct exchange_worker *worker, struct ops_counters
     ops_gauges_add(gauges, &mine);
 }
 
+void exchange_worker_set_keys(struct exchange_worker *worker, struct auth_keys *keys)
+{
+    if (worker->auth)
+        auth_set_keys(worker->auth, keys);
+}
+
 uint32_t exchange_worker_active(const struct exchange_worker *worker)
 {
     return worker->active;

@@ -17,8 +17,8 @@ TAILQ_HEAD(call_list, legacy_call);
 struct legacy {
     struct loop *loop;
     CURLM *multi;
-    char *origin;       /* "http://backend:3000/": what curl connects to and names in Host */
-    struct span prefix; /* path of the base URL without its last slash; owned */
+    char *origin; /* "http://backend:3000/": what curl connects to and names in Host */
+    char *prefix; /* path of the base URL without its last slash */
     bool tls;
     uint64_t timeout_ns;
     long connect_timeout_ms;
@@ -72,6 +72,7 @@ struct legacy_call {
     bool over;      /* on_end is being called or has been */
     bool failed;    /* a callback had to give up: ends as ERR_LEGACY_BROKEN */
     bool answered;  /* the answer is complete; what is left of the upload does not matter */
+    bool last_word; /* nothing more is read: if curl still wants to send, the call is broken */
 
     /* request */
     struct buf text;
@@ -95,6 +96,8 @@ struct legacy_call {
     /* answer */
     struct head head;
     int64_t received;
+    bool reading;     /* curl watches the connection for the answer */
+    bool probed;      /* see starved_without_reader() */
     bool recv_paused; /* the owner refused data */
     bool resume;
 };

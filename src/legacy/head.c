@@ -97,16 +97,18 @@ enum head_result head_take(struct head *head, struct span line, int status)
 
 void head_response(struct head *head, int status, struct legacy_response *response)
 {
-    struct legacy_header *all = head->headers, *kept = all ? all + head->cap : NULL;
-    size_t kept_count = 0;
-    for (size_t i = 0; i < head->count; i++) {
+    struct legacy_header *all = head->headers, *kept = NULL;
+    size_t count = all ? head->count : 0, kept_count = 0;
+    if (all)
+        kept = all + head->cap;
+    for (size_t i = 0; i < count; i++) {
         const struct head_line *line = &head->lines[i];
         all[i].name = (struct span){head->text.ptr + line->name, line->name_len};
         all[i].value = (struct span){head->text.ptr + line->value, line->value_len};
     }
-    for (size_t i = 0; i < head->count; i++)
+    for (size_t i = 0; i < count; i++)
         if (!span_eq_nocase(all[i].name, SPAN_LIT("Content-Length")) &&
-            field_is_end_to_end(all, head->count, all[i].name))
+            field_is_end_to_end(all, count, all[i].name))
             kept[kept_count++] = all[i];
     *response = (struct legacy_response){
         .status = status,

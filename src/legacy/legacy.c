@@ -84,11 +84,10 @@ static bool set_base(struct legacy *legacy, const char *text, struct err *err)
         size_t len = strlen(path);
         while (len && path[len - 1] == '/')
             len--;
-        char *prefix = strndup(path, len);
-        legacy->prefix = (struct span){prefix, len};
+        legacy->prefix = strndup(path, len);
         legacy->origin = strdup(origin);
         legacy->tls = strcmp(scheme, "https") == 0;
-        ok = prefix && legacy->origin;
+        ok = legacy->prefix && legacy->origin;
     }
     if (!ok)
         err_set(err, ERR_NO_MEMORY, "out of memory for LEGACY_URL");
@@ -128,7 +127,8 @@ static struct legacy_call *call_new(struct legacy *legacy)
 
 static void call_reset(struct legacy_call *call)
 {
-    call->running = call->cancelled = call->over = call->failed = call->answered = false;
+    call->running = call->cancelled = call->over = call->failed = false;
+    call->answered = call->last_word = call->reading = call->probed = false;
     call->requests = 0;
     call->uploaded = 0;
     call->received = 0;
@@ -182,8 +182,6 @@ void call_add_work(struct legacy_call *call)
 
 static void remove_work(struct legacy_call *call)
 {
-    if (!call->in_work)
-        return;
     call->in_work = false;
     TAILQ_REMOVE(&call->legacy->work, call, work_link);
     call->legacy->work_len--;
@@ -198,7 +196,8 @@ void call_end(struct legacy_call *call, enum err_code code)
     } else {
         TAILQ_REMOVE(&legacy->waiting, call, link);
     }
-    remove_work(call);
+    if (call->in_work)
+        remove_work(call);
     call->over = true;
     loop_timer_cancel(legacy->loop, &call->timer);
     if (!call->cancelled) {
@@ -210,11 +209,25 @@ void call_end(struct legacy_call *call, enum err_code code)
         loop_defer(legacy->loop, &legacy->task);
 }
 
+/* The upload has run dry and curl does not read: the backend has closed, or has said everything. Going on
+ * makes curl tell us where it stands: it ends the transfer, or asks for the socket (wire.c looks at it), or
+ * wants more to send. */
+static bool starved_without_reader(struct legacy_call *call)
+{
+    if (!call->send_paused || call->recv_paused || call->reading || call->legacy->tls)
+        return false;
+    if (!call->head.done || call->probed)
+        call->last_word = true;
+    call->probed = true;
+    return true;
+}
+
 /* Lets go of what was paused and can go on. curl hands data that it had to keep to on_data from here. */
 static CURLcode unpause(struct legacy_call *call)
 {
     bool recv = call->recv_paused && call->resume;
-    bool send = call->send_paused && (stream_len(call) > 0 || call->stream_ended || call->stream_bad);
+    bool send = call->send_paused && (stream_len(call) > 0 || call->stream_ended || call->stream_bad ||
+                                      call->last_word || starved_without_reader(call));
     call->resume = false;
     if (!recv && !send)
         return CURLE_OK;
@@ -306,8 +319,10 @@ void legacy_freep(struct legacy **legacy_ptr)
         return;
     *legacy_ptr = NULL;
     SG_ASSERT(legacy->active == 0);
-    for (struct legacy_call *call; (call = TAILQ_FIRST(&legacy->work));)
+    for (struct legacy_call *call; (call = TAILQ_FIRST(&legacy->work));) {
+        remove_work(call);
         call_end(call, ERR_OK); /* cancelled, all of them */
+    }
     SG_ASSERT(legacy->running == 0 && TAILQ_EMPTY(&legacy->waiting));
     for (struct legacy_call *call; (call = TAILQ_FIRST(&legacy->spare));) {
         TAILQ_REMOVE(&legacy->spare, call, link);
@@ -317,7 +332,7 @@ void legacy_freep(struct legacy **legacy_ptr)
         curl_multi_cleanup(legacy->multi);
     wire_fini(legacy);
     loop_undefer(legacy->loop, &legacy->task);
-    free((char *)(uintptr_t)legacy->prefix.ptr);
+    free(legacy->prefix);
     free(legacy->origin);
     free(legacy);
 }

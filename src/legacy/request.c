@@ -171,7 +171,7 @@ enum err_code request_apply(struct legacy_call *call, const struct legacy_reques
         {request->headers, request->header_count, true},
         {request->extra, request->extra_count, false},
     };
-    struct span method = request->method, target = request->target, prefix = call->legacy->prefix;
+    struct span method = request->method, target = request->target, prefix = span_of(call->legacy->prefix);
     bool asterisk = span_eq(target, SPAN_LIT("*")) && is_method(method, "OPTIONS");
     size_t room = method.len + 1 + prefix.len + target.len + 1;
     if (!field_is_token(method) || is_method(method, "CONNECT") || !target_is_safe(target) ||

@@ -52,6 +52,7 @@ static size_t read_stream(struct legacy_call *call, char *out, size_t room)
         if (call->stream_ended)
             return 0;
         call->send_paused = true;
+        call_add_work(call); /* is anybody still listening? */
         return CURL_READFUNC_PAUSE;
     }
     memcpy(out, call->stream.ptr + call->stream_off, n);
@@ -69,7 +70,7 @@ static size_t read_stream(struct legacy_call *call, char *out, size_t room)
 static size_t on_read(char *out, size_t size, size_t count, void *arg)
 {
     struct legacy_call *call = arg;
-    if (call->cancelled || call->failed)
+    if (call->cancelled || call->failed || call->last_word)
         return CURL_READFUNC_ABORT;
     on_progress(call);
     if (call->body_kind == LEGACY_BODY_FIXED)

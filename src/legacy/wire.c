@@ -9,6 +9,7 @@
  * - curl is entered from the loop only (on_ready, on_timer, on_task), never from one of its callbacks. */
 #include "call.h"
 
+#include <errno.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -120,14 +121,28 @@ static void on_ready(struct loop_io *io, uint32_t events)
 
 /* ---- callbacks of curl ---- */
 
-/* With the head here and reading not held back by the owner, not wanting to read means that the answer is
- * complete while the upload is not. (Under TLS it may mean other things.) */
-static void look_for_early_end(struct legacy_call *call, int what)
+/* Whether curl stopped reading because the answer has ended, and not because the connection has. */
+static bool answer_is_complete(const struct legacy_call *call, int fd)
 {
-    if ((what & CURL_POLL_IN) || !call->has_body || !call->head.done || call->recv_paused ||
-        call->legacy->tls)
+    char c;
+    if (call->head.content_length >= 0)
+        return call->received == call->head.content_length;
+    if (!call->head.transfer_encoding) /* until close */
+        return true;
+    ssize_t n = recv(fd, &c, 1, MSG_PEEK | MSG_DONTWAIT);
+    return n > 0 || (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK));
+}
+
+/* curl does not want to read any more and the owner is not the reason, but it does not end the transfer
+ * before the upload has ended, which may be never. (Under TLS not reading may mean other things.) */
+static void on_read_side_gone(struct legacy_call *call, int fd)
+{
+    if (!call->has_body || call->recv_paused || call->legacy->tls)
         return;
-    call->answered = true;
+    if (call->head.done && answer_is_complete(call, fd))
+        call->answered = true;
+    else if (call->head.done)
+        call->last_word = true;
     call_add_work(call);
 }
 
@@ -141,7 +156,7 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *un
     if (what == CURL_POLL_REMOVE) {
         if (!sock)
             return 0;
-        if (!sock->connection) {
+        if (!sock->connection) { /* the resolver's */
             socket_drop(sock);
             return 0;
         }
@@ -160,8 +175,11 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *un
             call_add_work(call);
         }
     }
-    if (call)
-        look_for_early_end(call, what == CURL_POLL_REMOVE ? 0 : what);
+    if (call) {
+        call->reading = what != CURL_POLL_REMOVE && (what & CURL_POLL_IN);
+        if (!call->reading)
+            on_read_side_gone(call, fd);
+    }
     return 0;
 }
 
@@ -192,30 +210,30 @@ static int on_close(void *arg, curl_socket_t fd)
 
 /* ---- timer ---- */
 
-static void due_now(struct legacy *legacy)
-{
-    legacy->due = true;
-    loop_defer(legacy->loop, &legacy->task);
-}
-
 static void on_timer(struct loop_timer *timer)
 {
-    due_now(SG_CONTAINER_OF(timer, struct legacy, timer));
+    struct legacy *legacy = SG_CONTAINER_OF(timer, struct legacy, timer);
+    legacy->due = true;
+    wire_run_due(legacy);
 }
 
-/* A timer of 0 ms is the end of this turn: all calls started in one turn go through curl together. */
+/* 0 ms is the end of this turn if the task has yet to run (all calls started in one turn go through curl
+ * together), else the next turn: curl also says 0 when it stopped reading a fast backend for the sake of the
+ * other calls. */
 static int on_set_timer(CURLM *multi, long timeout_ms, void *arg)
 {
     (void)multi;
     struct legacy *legacy = arg;
-    legacy->due = false;
-    if (timeout_ms <= 0)
+    legacy->due = timeout_ms == 0;
+    if (timeout_ms < 0) {
         loop_timer_cancel(legacy->loop, &legacy->timer);
-    if (timeout_ms < 0)
         return 0;
+    }
     uint64_t deadline = loop_now_ns(legacy->loop) + (uint64_t)timeout_ms * SG_NSEC_PER_MSEC;
-    if (timeout_ms == 0 || loop_timer_set(legacy->loop, &legacy->timer, deadline) != ERR_OK)
-        due_now(legacy);
+    if (loop_timer_set(legacy->loop, &legacy->timer, deadline) != ERR_OK) {
+        legacy->due = true; /* too early is harmless */
+        loop_defer(legacy->loop, &legacy->task);
+    }
     return 0;
 }
 
@@ -225,6 +243,7 @@ void wire_run_due(struct legacy *legacy)
     if (!legacy->due)
         return;
     legacy->due = false;
+    loop_timer_cancel(legacy->loop, &legacy->timer);
     curl_multi_socket_action(legacy->multi, CURL_SOCKET_TIMEOUT, 0, &running);
     collect(legacy);
 }

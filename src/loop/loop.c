@@ -360,8 +360,11 @@ void loop_turn(struct loop *loop, int max_wait_ms)
     run_tasks(loop);
 }
 
-void loop_run(struct loop *loop)
+void loop_run(struct loop *loop, void (*after_turn)(void))
 {
-    while (!atomic_load_explicit(&loop->stopping, memory_order_acquire))
+    while (!atomic_load_explicit(&loop->stopping, memory_order_acquire)) {
         loop_turn(loop, -1);
+        if (after_turn)
+            after_turn();
+    }
 }

@@ -105,7 +105,9 @@ void ops_render_metrics(const struct ops_counters *counters, const struct ops_ga
     head(out, "syncgate_replies_total", "counter", "Records of reply topics, by what became of them.");
     for (int i = 0; i < OPS_REPLY_COUNT; i++)
         render_labelled(out, "syncgate_replies_total", "result", ops_reply_name((enum ops_reply)i),
-                        counters->replies[i] + (i == OPS_REPLY_UNMATCHED ? process->unmatched_skipped : 0));
+                        counters->replies[i] + (i == OPS_REPLY_UNMATCHED ? process->unmatched_skipped
+                                                : i == OPS_REPLY_INVALID ? process->invalid_skipped
+                                                                         : 0));
     head(out, "syncgate_awaiter_wins_total", "counter", "Parked requests that ended, by who finished them.");
     for (int i = AWAIT_PENDING + 1; i < AWAIT_WINNER_COUNT; i++)
         render_labelled(out, "syncgate_awaiter_wins_total", "winner", await_winner_name((enum await_winner)i),

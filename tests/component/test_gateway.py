@@ -381,7 +381,8 @@ def test_only_has_no_way_to_legacy(stoppable, device_id):
 
 
 def test_without_a_broker_calls_fall_back(stoppable, legacy, device_id):
-    gateway = stoppable(Gateway(KAFKA_BROKERS="127.0.0.1:9", FEATURE_KAFKA_EVENTS="true", LEGACY_URL=legacy.url))
+    gateway = stoppable(Gateway(wait_kafka=False, KAFKA_BROKERS="127.0.0.1:9", FEATURE_KAFKA_EVENTS="true",
+                                LEGACY_URL=legacy.url))
     for number in range(3):
         name = f"{device_id}-{number}"
         response = gateway.bind(name)

@@ -11,10 +11,11 @@ static struct json_doc body, claims;
 
 static void load_routes(void)
 {
+    const char *root = getenv("SYNCGATE_SOURCE_ROOT");
     char dir[512], openapi[512];
     struct err err = {0};
-    snprintf(dir, sizeof(dir), "%s/routes", SYNCGATE_SOURCE_ROOT);
-    snprintf(openapi, sizeof(openapi), "%s/openapi/openapi.json", SYNCGATE_SOURCE_ROOT);
+    snprintf(dir, sizeof(dir), "%s/routes", root ? root : ".");
+    snprintf(openapi, sizeof(openapi), "%s/openapi/openapi.json", root ? root : ".");
     table = route_table_load(dir, openapi, &err);
     if (!table)
         fprintf(stderr, "%s\n", err.text);

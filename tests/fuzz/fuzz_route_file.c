@@ -29,9 +29,10 @@ static void use_table(const struct route_table *table)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+    const char *root = getenv("SYNCGATE_SOURCE_ROOT");
     char dir[512], openapi[600];
     struct err err = {0};
-    snprintf(dir, sizeof(dir), "%s/tests/routes", SYNCGATE_SOURCE_ROOT);
+    snprintf(dir, sizeof(dir), "%s/tests/routes", root ? root : ".");
     snprintf(openapi, sizeof(openapi), "%s/openapi.json", dir);
     const struct route_source source = {"r.json", {(const char *)data, size}};
     struct route_table *table = route_table_parse(&source, 1, dir, openapi, &err);

@@ -29,11 +29,12 @@ static struct route_table *table;
 
 static void load_routes(void)
 {
+    const char *root = getenv("SYNCGATE_SOURCE_ROOT");
     static char texts[SG_ARRAY_LEN(routes)][512];
     struct route_source sources[SG_ARRAY_LEN(routes)];
     char dir[512], openapi[600];
     struct err err = {0};
-    snprintf(dir, sizeof(dir), "%s/tests/routes", SYNCGATE_SOURCE_ROOT);
+    snprintf(dir, sizeof(dir), "%s/tests/routes", root ? root : ".");
     snprintf(openapi, sizeof(openapi), "%s/openapi.json", dir);
     for (size_t i = 0; i < SG_ARRAY_LEN(routes); i++) {
         snprintf(texts[i], sizeof(texts[i]),

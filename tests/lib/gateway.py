@@ -31,9 +31,10 @@ def copy_routes(change):
 
 
 class Gateway(Process):
-    """settings: environment variables of the gateway, None removes a default of this class."""
+    """settings: environment variables of the gateway, None removes a default of this class. Returns when the gateway is
+    ready and its Kafka path is open."""
 
-    def __init__(self, routes=None, wait_ready=True, **settings):
+    def __init__(self, routes=None, wait_ready=True, wait_kafka=True, **settings):
         env = {
             "SYNCGATE_LISTEN": "127.0.0.1:0",
             "SYNCGATE_ADMIN_LISTEN": "127.0.0.1:0",
@@ -50,6 +51,8 @@ class Gateway(Process):
         if wait_ready:
             self.wait_log("ready")
             self.wait_ready()
+            if wait_kafka and env.get("KAFKA_BROKERS") and env.get("FEATURE_KAFKA_EVENTS") != "false":
+                self.wait_kafka()
 
     def wait_log(self, msg, timeout_s=PATIENCE_S, **fields):
         """The first log line with this msg and these fields."""
@@ -64,6 +67,11 @@ class Gateway(Process):
 
     def wait_ready(self, timeout_s=PATIENCE_S):
         eventually(lambda: self.admin_get("/health/ready").status == 200, "/health/ready", timeout_s)
+
+    def wait_kafka(self):
+        """Where legacy can serve, readiness does not wait for the Kafka path. It is open when the partitions of both
+        reply topics (three or more each) are read."""
+        eventually(lambda: self.metrics().sum("syncgate_kafka_reply_partitions") >= 6, "the reply topics are read")
 
     def logs(self):
         return [parse_log(line) for line in list(self.stderr.all)]

@@ -10,9 +10,10 @@ STRANGER = "0b9df8f4-3f6e-4b55-8a07-2f7f1d3c9e10"
 
 
 def token(sub=USER, secret=SECRET, algorithm="HS256", lifetime_s=600, headers=None, **claims):
-    """lifetime_s None: without exp; sub None: without sub."""
+    """lifetime_s None: without exp; sub or another claim None: without it."""
     now = int(time.time())
-    body = {"iat": now, **claims}
+    body = {"iat": now, "email": "tester@example.com", **claims}
+    body = {name: value for name, value in body.items() if value is not None}
     if sub is not None:
         body["sub"] = sub
     if lifetime_s is not None:

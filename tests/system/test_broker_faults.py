@@ -148,7 +148,7 @@ def test_broker_lost_in_mid_flight(own_kafka, stoppable, flag, how):
 def test_broker_absent_at_start_legacy_serves(stoppable):
     with KafkaCluster(start=False) as cluster:
         device = stoppable(DeviceService())
-        gateway = stoppable(make_gateway(cluster, "true", device))
+        gateway = stoppable(make_gateway(cluster, "true", device, wait_kafka=False))
         burst = Burst(gateway, device, 10)
         burst.start()
         answers = burst.wait()

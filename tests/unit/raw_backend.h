@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* An HTTP/1.1 backend made of raw sockets, for tests that need every byte and every close under control. One thread
- * accepts, one thread per connection runs the script `serve`. What a script shares with the test goes through atomics
- * and the semaphores. */
+/* An HTTP/1.1 backend made of raw sockets, for tests that need every byte and every close under control. One
+ * thread accepts, one thread per connection runs the script `serve`. What a script shares with the test goes
+ * through atomics and the semaphores. */
 #pragma once
 
 #include <arpa/inet.h>
@@ -35,7 +35,7 @@ struct backend_request {
 struct backend {
     int listen_fd, port;
     void (*serve)(struct backend_conn *conn);
-    const void *arg;      /* for the script */
+    const void *arg; /* for the script */
     size_t arg_len;
     pthread_t acceptor, threads[BACKEND_CONNS];
     _Atomic int fds[BACKEND_CONNS];
@@ -43,7 +43,8 @@ struct backend {
     atomic_bool stopping;
     sem_t go;   /* the test lets a script go on */
     sem_t done; /* a script says that it got somewhere */
-    struct backend_request last; /* read after the answer has come, or after `done` */
+    pthread_mutex_t last_mtx;
+    struct backend_request last; /* to be read after backend_stop() */
 };
 
 static uint32_t backend_sum(uint32_t sum, const char *data, size_t len)
@@ -111,9 +112,6 @@ static inline bool backend_read_line(struct backend_conn *conn, char *line, size
 
 static inline bool backend_read_head(struct backend_conn *conn, struct backend_request *request)
 {
-    request->body_len = 0;
-    request->body_sum = 0;
-    memset(request->body, 0, sizeof(request->body));
     for (;;) {
         const char *end = memmem(conn->in, conn->in_len, "\r\n\r\n", 4);
         if (end) {
@@ -121,6 +119,9 @@ static inline bool backend_read_head(struct backend_conn *conn, struct backend_r
             SG_ASSERT(len < sizeof(request->head));
             memcpy(request->head, conn->in, len);
             request->head[len] = '\0';
+            request->body_len = 0;
+            request->body_sum = 0;
+            memset(request->body, 0, sizeof(request->body));
             backend_eat(conn, len);
             return true;
         }
@@ -150,10 +151,15 @@ static inline bool backend_read_body(struct backend_conn *conn, struct backend_r
     }
 }
 
-/* A whole request; false when the peer is gone. */
+/* A whole request, noted as the last one; false when the peer is gone. */
 static inline bool backend_read(struct backend_conn *conn, struct backend_request *request)
 {
-    return backend_read_head(conn, request) && backend_read_body(conn, request);
+    if (!backend_read_head(conn, request) || !backend_read_body(conn, request))
+        return false;
+    pthread_mutex_lock(&conn->backend->last_mtx);
+    conn->backend->last = *request;
+    pthread_mutex_unlock(&conn->backend->last_mtx);
+    return true;
 }
 
 static inline bool backend_send(struct backend_conn *conn, const char *data, size_t len)
@@ -209,8 +215,8 @@ static inline void *backend_main(void *arg)
         conn->number = number;
         conn->in_len = 0;
         atomic_store(&backend->fds[number], fd);
-        SG_ASSERT(pthread_create(&backend->threads[number], NULL, backend_conn_main, conn) == 0);
         atomic_store(&backend->connections, number + 1);
+        SG_ASSERT(pthread_create(&backend->threads[number], NULL, backend_conn_main, conn) == 0);
     }
     return NULL;
 }
@@ -221,6 +227,7 @@ static inline void backend_start(struct backend *backend, void (*serve)(struct b
     socklen_t len = sizeof(address);
     memset(backend, 0, sizeof(*backend));
     backend->serve = serve;
+    pthread_mutex_init(&backend->last_mtx, NULL);
     sem_init(&backend->go, 0, 0);
     sem_init(&backend->done, 0, 0);
     backend->listen_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -253,6 +260,7 @@ static inline void backend_stop(struct backend *backend)
     }
     for (int i = 0; i < atomic_load(&backend->connections); i++)
         pthread_join(backend->threads[i], NULL);
+    pthread_mutex_destroy(&backend->last_mtx);
     sem_destroy(&backend->go);
     sem_destroy(&backend->done);
 }

@@ -96,7 +96,7 @@ static void test_inbox_keeps_order_and_loses_nothing(void **state)
     post_loop = loop_new(NULL);
     for (int i = 0; i < 4; i++)
         assert_int_equal(pthread_create(&threads[i], NULL, sender_main, (void *)(intptr_t)i), 0);
-    loop_run(post_loop);
+    loop_run(post_loop, NULL);
     for (int i = 0; i < 4; i++)
         pthread_join(threads[i], NULL);
     assert_int_equal(received, 4 * 20000);

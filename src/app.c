@@ -1,0 +1,419 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The order of life:
+ *   start: files -> Kafka clients -> listeners -> loops -> threads -> Kafka threads -> serving
+ *   stop:  not ready -> (SHUTDOWN_DELAY) -> refuse new -> requests finish, or are ended after SHUTDOWN_TIMEOUT -> answers
+ *          flushed -> loops stopped -> Kafka reader stopped -> inboxes emptied -> HTTP -> exchange -> Kafka -> loops */
+#include "app.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#define TICK_NS         (50 * SG_NSEC_PER_MSEC)
+#define START_GRACE_NS  (5 * SG_NSEC_PER_SEC)
+#define FLUSH_NS        (2 * SG_NSEC_PER_SEC)
+#define KEYS_CHECK_NS   (2 * SG_NSEC_PER_SEC)
+#define RESERVED_FDS    256u
+
+/* ---- start ---- */
+
+/* Every connection is a descriptor. The soft limit is raised to the hard one; what is still too little is told. */
+static uint32_t connections_allowed(const struct config *config)
+{
+    struct rlimit limit;
+    uint64_t wanted = (uint64_t)config->max_connections + config->legacy_max_connections + RESERVED_FDS;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return config->max_connections;
+    if (limit.rlim_cur < wanted && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+    if (limit.rlim_cur >= wanted)
+        return config->max_connections;
+    uint64_t spare = (uint64_t)config->legacy_max_connections + RESERVED_FDS;
+    uint32_t allowed = limit.rlim_cur > spare + 64 ? (uint32_t)(limit.rlim_cur - spare) : 64;
+    struct log_line line;
+    log_begin(&line, LOG_WARN, "fewer connections than SYNCGATE_MAX_CONNECTIONS: raise the limit of open files");
+    log_u64(&line, "openFilesLimit", limit.rlim_cur);
+    log_u64(&line, "wanted", config->max_connections);
+    log_u64(&line, "allowed", allowed);
+    log_end(&line);
+    return allowed;
+}
+
+static enum err_code start_kafka(struct app *app, struct err *err)
+{
+    const struct config *config = app->config;
+    struct kafka_property *properties = calloc(config->kafka_property_count + 1, sizeof(*properties));
+    struct loop **loops = calloc(app->worker_count, sizeof(struct loop *));
+    void **args = calloc(app->worker_count, sizeof(void *));
+    for (size_t i = 0; properties && i < config->kafka_property_count; i++)
+        properties[i] = (struct kafka_property){config->kafka_properties[i].name, config->kafka_properties[i].value};
+    for (size_t i = 0; loops && args && i < app->worker_count; i++) {
+        loops[i] = app->workers[i].loop;
+        args[i] = app->workers[i].exchange;
+    }
+    struct kafka_settings settings = {
+        .brokers = config->kafka_brokers,
+        .embedded = config_is_embedded(config),
+        .properties = properties,
+        .property_count = config->kafka_property_count,
+        .message_timeout_ms = config->kafka_message_timeout_ms,
+        .reply_topics = app->routes->reply_topics,
+        .reply_topic_count = app->routes->reply_topic_count,
+        .command_topics = app->shared.command_topics,
+        .command_topic_count = app->shared.command_topic_count,
+        .loops = loops,
+        .loop_args = args,
+        .loop_count = app->worker_count,
+        .handler = exchange_kafka_handler,
+    };
+    settings.handler.arg = &app->shared;
+    if (properties && loops && args)
+        app->kafka = kafka_new(&settings, err);
+    else
+        err_set(err, ERR_NO_MEMORY, "out of memory");
+    free(properties);
+    free(loops);
+    free(args);
+    app->shared.kafka = app->kafka;
+    return app->kafka ? ERR_OK : ERR_CONFIG;
+}
+
+static bool uses_kafka(const struct app *app)
+{
+    for (size_t i = 0; i < app->routes->count; i++)
+        if (app->shared.route_states[i].mode != PATH_MODE_LEGACY)
+            return true;
+    return false;
+}
+
+static uint32_t share(uint32_t total, size_t parts)
+{
+    uint32_t part = (uint32_t)((total + parts - 1) / parts);
+    return part ? part : 1;
+}
+
+static enum err_code make_workers(struct app *app, struct err *err)
+{
+    const struct config *config = app->config;
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    app->worker_count = config->loops ? config->loops : cores > 0 ? (size_t)cores : 1;
+    if (app->worker_count > 64)
+        app->worker_count = 64;
+    app->shared.max_parked_per_loop = share(config->max_parked, app->worker_count);
+    app->shared.legacy.max_connections = share(config->legacy_max_connections, app->worker_count);
+    app->workers = calloc(app->worker_count, sizeof(*app->workers));
+    if (!app->workers)
+        return err_set(err, ERR_NO_MEMORY, "out of memory");
+    const struct http_settings settings = {
+        .connection_memory = config->connection_memory,
+        .body_limit = config->body_limit,
+        .idle_timeout_ms = config->idle_timeout_ms,
+        .handler = exchange_http_handler,
+    };
+    for (size_t i = 0; i < app->worker_count; i++) {
+        struct app_worker *worker = &app->workers[i];
+        struct http_settings mine = settings;
+        if (!(worker->loop = loop_new(err)) ||
+            !(worker->exchange = exchange_worker_new(&app->shared, worker->loop, (unsigned)i, err)))
+            return ERR_INTERNAL;
+        mine.handler.arg = worker->exchange;
+        if (!(worker->front = http_front_new(worker->loop, app->listener, &mine, err)))
+            return ERR_INTERNAL;
+        if (http_front_join(worker->front) != ERR_OK)
+            return err_set(err, ERR_INTERNAL, "cannot watch the listening socket: %s", strerror(errno));
+    }
+    return ERR_OK;
+}
+
+static void *worker_main(void *arg)
+{
+    struct app_worker *worker = arg;
+    log_batch_thread(true);
+    loop_run(worker->loop, log_flush_thread);
+    log_flush_thread();
+    return NULL;
+}
+
+static enum err_code start_threads(struct app *app, struct err *err)
+{
+    for (size_t i = 0; i < app->worker_count; i++) {
+        if (pthread_create(&app->workers[i].thread, NULL, worker_main, &app->workers[i]) != 0)
+            return err_set(err, ERR_INTERNAL, "cannot start a thread");
+        app->workers[i].started = true;
+    }
+    if (app->kafka && kafka_start(app->kafka) != ERR_OK)
+        return err_set(err, ERR_INTERNAL, "cannot start a thread");
+    return ERR_OK;
+}
+
+static void say_listening(const struct app *app)
+{
+    struct log_line line;
+    log_begin(&line, LOG_INFO, "listening");
+    log_str(&line, "listen", http_listener_address(app->listener));
+    log_str(&line, "admin", http_listener_address(app->admin_listener));
+    log_u64(&line, "loops", app->worker_count);
+    log_u64(&line, "routes", app->routes->count);
+    log_end(&line);
+    if (!app->kafka || !kafka_embedded_bootstrap(app->kafka))
+        return;
+    log_begin(&line, LOG_WARN, "embedded broker");
+    log_str(&line, "bootstrap", kafka_embedded_bootstrap(app->kafka));
+    log_str(&line, "warning", "librdkafka's mock cluster: for a first look and for tests, it keeps nothing");
+    log_end(&line);
+}
+
+/* ---- phases ---- */
+
+static void set_phase(struct app *app, enum app_phase phase, const char *msg)
+{
+    app->phase = phase;
+    app->phase_ns = loop_now_ns(app->loop);
+    struct log_line line;
+    log_begin(&line, LOG_INFO, msg);
+    if (phase == APP_SERVING && app->kafka) {
+        const char *closed = NULL;
+        for (size_t i = 0; i < app->routes->count && !closed; i++)
+            if (app->shared.route_states[i].mode != PATH_MODE_LEGACY)
+                closed = exchange_route_closed(&app->shared, &app->routes->routes[i]);
+        log_str(&line, "kafka", closed ? closed : "open");
+    }
+    log_end(&line);
+}
+
+static bool all_open(const struct app *app)
+{
+    for (size_t i = 0; i < app->routes->count; i++)
+        if (app->shared.route_states[i].mode != PATH_MODE_LEGACY &&
+            exchange_route_closed(&app->shared, &app->routes->routes[i]))
+            return false;
+    return true;
+}
+
+static bool only_open(const struct app *app)
+{
+    for (size_t i = 0; i < app->routes->count; i++)
+        if (app->shared.route_states[i].mode == PATH_MODE_ONLY &&
+            exchange_route_closed(&app->shared, &app->routes->routes[i]))
+            return false;
+    return true;
+}
+
+static void on_counted(struct app_gather *gather)
+{
+    struct app *app = gather->app;
+    uint64_t active = gather->gauges.active_requests;
+    uint64_t waited_ns = loop_now_ns(app->loop) - app->phase_ns;
+    bool over = app->hurry || waited_ns >= (uint64_t)app->config->shutdown_timeout_ms * SG_NSEC_PER_MSEC;
+    if (over && !app->abandoned && active) {
+        struct log_line line;
+        log_begin(&line, LOG_WARN, "requests under way are ended");
+        log_u64(&line, "active", active);
+        log_u64(&line, "parked", gather->gauges.parked);
+        log_end(&line);
+    }
+    app->counting = false;
+    if (gather->abandon) {
+        app->abandoned = true;
+        app->phase_ns = loop_now_ns(app->loop);
+    }
+    bool flushed = app->abandoned && loop_now_ns(app->loop) - app->phase_ns >= FLUSH_NS;
+    app_gather_freep(&gather);
+    if (active == 0 || flushed)
+        loop_stop(app->loop);
+}
+
+/* After the delay no new connection is taken; requests finish, and what does not is ended. */
+static void drain_step(struct app *app)
+{
+    if (app->counting)
+        return;
+    uint64_t waited_ns = loop_now_ns(app->loop) - app->phase_ns;
+    bool over = app->hurry || waited_ns >= (uint64_t)app->config->shutdown_timeout_ms * SG_NSEC_PER_MSEC;
+    app->counting = app_gather_start(app, over && !app->abandoned, on_counted, NULL) != NULL;
+}
+
+struct drain_front {
+    struct loop_msg msg;
+    struct http_front *front;
+};
+
+/* Thread: the worker's loop. */
+static void on_drain_front(struct loop_msg *msg)
+{
+    struct drain_front *drain = SG_CONTAINER_OF(msg, struct drain_front, msg);
+    http_front_drain(drain->front);
+    free(drain);
+}
+
+static void leave(struct app *app)
+{
+    if (app->phase >= APP_LEAVING) {
+        app->hurry = true;
+        return;
+    }
+    set_phase(app, APP_LEAVING, "shutting down");
+    for (size_t i = 0; i < app->worker_count; i++) {
+        struct drain_front *drain = malloc(sizeof(*drain));
+        if (!drain)
+            continue;
+        drain->msg.on_msg = on_drain_front;
+        drain->front = app->workers[i].front;
+        loop_post(app->workers[i].loop, &drain->msg);
+    }
+}
+
+static void on_tick(struct loop_timer *timer)
+{
+    struct app *app = SG_CONTAINER_OF(timer, struct app, tick);
+    uint64_t now_ns = loop_now_ns(app->loop), in_phase_ns = now_ns - app->phase_ns, wait_ns = TICK_NS;
+    switch (app->phase) {
+    case APP_STARTING:
+        if (all_open(app) || (in_phase_ns >= START_GRACE_NS && only_open(app)))
+            set_phase(app, APP_SERVING, "ready");
+        break;
+    case APP_SERVING:
+        app_reload_keys(app);
+        wait_ns = KEYS_CHECK_NS;
+        break;
+    case APP_LEAVING:
+        if (app->hurry || in_phase_ns >= (uint64_t)app->config->shutdown_delay_ms * SG_NSEC_PER_MSEC) {
+            http_listener_close(app->listener);
+            set_phase(app, APP_DRAINING, "draining");
+        }
+        break;
+    case APP_DRAINING:
+        drain_step(app);
+        break;
+    case APP_STOPPED:
+        return;
+    }
+    (void)!loop_timer_set(app->loop, &app->tick, now_ns + wait_ns);
+}
+
+static void on_signal(struct loop_io *io, uint32_t events)
+{
+    (void)events;
+    struct app *app = SG_CONTAINER_OF(io, struct app, signal_io);
+    struct signalfd_siginfo info;
+    while (read(io->fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
+        leave(app);
+    (void)!loop_timer_set(app->loop, &app->tick, loop_now_ns(app->loop));
+}
+
+static enum err_code make_main_loop(struct app *app, struct err *err)
+{
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    app->signal_io.fd = signalfd(-1, &signals, SFD_NONBLOCK | SFD_CLOEXEC);
+    app->signal_io.on_ready = on_signal;
+    app->tick.on_timer = on_tick;
+    const struct http_settings settings = {
+        .connection_memory = 16 << 10, .body_limit = 64 << 10, .idle_timeout_ms = 30000, .handler = app_admin_handler};
+    struct http_settings mine = settings;
+    mine.handler.arg = app;
+    if (app->signal_io.fd < 0 || loop_io_add(app->loop, &app->signal_io, EPOLLIN) != ERR_OK ||
+        loop_timer_set(app->loop, &app->tick, loop_now_ns(app->loop)) != ERR_OK)
+        return err_set(err, ERR_INTERNAL, "cannot watch signals: %s", strerror(errno));
+    app->admin_front = http_front_new(app->loop, app->admin_listener, &mine, err);
+    if (!app->admin_front || http_front_join(app->admin_front) != ERR_OK)
+        return err_set(err, ERR_INTERNAL, "cannot start the admin port");
+    return ERR_OK;
+}
+
+static enum err_code start(struct app *app, struct err *err)
+{
+    const struct config *config = app->config;
+    if (legacy_global_init() != ERR_OK || await_instance_new(&app->shared.instance) != ERR_OK)
+        return err_set(err, ERR_INTERNAL, "cannot initialise libcurl or read random bytes");
+    if (!(app->loop = loop_new(err)) ||
+        !(app->listener = http_listener_new(config->listen.text, connections_allowed(config), err)) ||
+        !(app->admin_listener = http_listener_new(config->admin_listen.text, 64, err)))
+        return ERR_CONFIG;
+    enum err_code code = make_workers(app, err);
+    if (code == ERR_OK && uses_kafka(app))
+        code = start_kafka(app, err);
+    if (code == ERR_OK)
+        code = make_main_loop(app, err);
+    if (code == ERR_OK)
+        code = start_threads(app, err);
+    return code;
+}
+
+static void stop(struct app *app)
+{
+    for (size_t i = 0; i < app->worker_count; i++)
+        if (app->workers[i].started)
+            loop_stop(app->workers[i].loop);
+    for (size_t i = 0; i < app->worker_count; i++)
+        if (app->workers[i].started)
+            pthread_join(app->workers[i].thread, NULL);
+    if (app->kafka)
+        kafka_stop(app->kafka, 1000);
+    for (size_t i = 0; i < app->worker_count; i++) {
+        struct app_worker *worker = &app->workers[i];
+        if (worker->loop)
+            loop_turn(worker->loop, 0);
+        http_front_freep(&worker->front);
+        if (worker->loop)
+            loop_turn(worker->loop, 0);
+        exchange_worker_freep(&worker->exchange);
+    }
+    http_front_freep(&app->admin_front);
+    kafka_freep(&app->kafka);
+    for (size_t i = 0; i < app->worker_count; i++)
+        loop_freep(&app->workers[i].loop);
+    if (app->signal_io.fd > 0)
+        close(app->signal_io.fd);
+    loop_freep(&app->loop);
+    free(app->workers);
+    http_listener_freep(&app->listener);
+    http_listener_freep(&app->admin_listener);
+}
+
+static void block_signals(void)
+{
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL); /* before any thread: they inherit it */
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGHUP, SIG_IGN);
+}
+
+int app_serve(const struct config *config)
+{
+    struct app app = {.config = config};
+    struct err err = {ERR_OK, ""};
+    struct log_line line;
+    block_signals();
+    if (log_start(STDERR_FILENO, config->log_level) != ERR_OK) {
+        fprintf(stderr, "syncgate: cannot start the log thread\n");
+        return 1;
+    }
+    enum err_code code = app_load(&app, &err);
+    if (code == ERR_OK)
+        code = start(&app, &err);
+    if (code == ERR_OK) {
+        say_listening(&app);
+        app.started_ns = app.phase_ns = loop_now_ns(app.loop);
+        loop_run(app.loop, NULL);
+        set_phase(&app, APP_STOPPED, "stopped");
+    } else {
+        log_begin(&line, LOG_FATAL, "cannot start");
+        log_str(&line, "error", err.text);
+        log_end(&line);
+    }
+    stop(&app);
+    app_unload(&app);
+    log_stop();
+    return code == ERR_OK ? 0 : 1;
+}

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The command line: syncgate [serve] | check | routes, --config FILE, --version, --help. design.md section 3. */
+#include <getopt.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "app.h"
+
+static void print_help(void)
+{
+    printf("Usage: syncgate [serve] [--config FILE]   serve until SIGTERM\n"
+           "       syncgate check [--config FILE]     validate settings, routes and the OpenAPI document; exit 0 or 1\n"
+           "       syncgate routes [--config FILE]    print the routes\n"
+           "       syncgate --version | --help\n\n"
+           "Settings come from the environment, then from FILE (JSON), then from the defaults below.\n\n");
+    config_print_help(stdout);
+}
+
+/* A column of `width` characters, at least one blank behind it. */
+static void column(struct span text, int width)
+{
+    printf("%-*.*s ", width, (int)text.len, text.ptr);
+}
+
+static void print_routes(const struct app *app)
+{
+    column(SPAN_LIT("METHOD"), 7);
+    column(SPAN_LIT("PATH"), 32);
+    column(SPAN_LIT("OPERATION"), 18);
+    column(SPAN_LIT("PATHMODE"), 8);
+    column(SPAN_LIT("FLAG"), 8);
+    column(SPAN_LIT("COMMAND"), 24);
+    column(SPAN_LIT("TOPIC"), 22);
+    column(SPAN_LIT("TIMEOUT"), 8);
+    printf("REPLIES\n");
+    for (size_t i = 0; i < app->routes->count; i++) {
+        const struct route *route = &app->routes->routes[i];
+        char timeout[16];
+        snprintf(timeout, sizeof(timeout), "%ums", route->timeout_ms);
+        column(route->method, 7);
+        column(route->path, 32);
+        column(route->operation_id, 18);
+        column(route->case_sensitive ? SPAN_LIT("exact") : SPAN_LIT("express"), 8);
+        column(span_of(path_mode_name(app->shared.route_states[i].mode)), 8);
+        column(route->command.event_type, 24);
+        column(route->command.topic, 22);
+        column(span_of(timeout), 8);
+        for (size_t r = 0; r < route->rule_count; r++) { /* each type once */
+            const struct route_reply_rule *rule = &route->rules[r];
+            bool seen = false;
+            for (size_t before = 0; before < r; before++)
+                seen |= route->rules[before].topic == rule->topic && span_eq(route->rules[before].event_type, rule->event_type);
+            if (!seen)
+                printf("%s%.*s@%s", r ? "," : "", (int)rule->event_type.len, rule->event_type.ptr ? rule->event_type.ptr : "*",
+                       app->shared.reply_topic_names[rule->topic]);
+        }
+        printf("\n");
+    }
+}
+
+static int run_offline(const struct config *config, bool routes)
+{
+    struct app app = {.config = config};
+    struct err err = {ERR_OK, ""};
+    enum err_code code = app_load(&app, &err);
+    if (code != ERR_OK)
+        fprintf(stderr, "syncgate: %s\n", err.text);
+    else if (routes)
+        print_routes(&app);
+    else
+        printf("ok: %zu routes\n", app.routes->count);
+    app_unload(&app);
+    return code == ERR_OK ? 0 : 1;
+}
+
+int main(int argc, char **argv)
+{
+    static const struct option options[] = {
+        {"config", required_argument, NULL, 'c'}, {"version", no_argument, NULL, 'V'}, {"help", no_argument, NULL, 'h'}, {0}};
+    const char *file = NULL;
+    for (int c; (c = getopt_long(argc, argv, "c:Vh", options, NULL)) != -1;) {
+        switch (c) {
+        case 'c':
+            file = optarg;
+            break;
+        case 'V':
+            printf("syncgate %s\n", APP_VERSION);
+            return 0;
+        case 'h':
+            print_help();
+            return 0;
+        default:
+            fprintf(stderr, "Try syncgate --help\n");
+            return 2;
+        }
+    }
+    const char *command = optind < argc ? argv[optind] : "serve";
+    bool serve = strcmp(command, "serve") == 0, check = strcmp(command, "check") == 0, routes = strcmp(command, "routes") == 0;
+    if (argc - optind > 1 || !(serve || check || routes)) {
+        fprintf(stderr, "syncgate: unknown command '%s'; try syncgate --help\n", argc - optind > 1 ? argv[optind + 1] : command);
+        return 2;
+    }
+    struct err err = {ERR_OK, ""};
+    struct config *config = config_load(file, environ, &err);
+    if (!config) {
+        fprintf(stderr, "syncgate: %s\n", err.text);
+        return 1;
+    }
+    int rc = serve ? app_serve(config) : run_offline(config, routes);
+    config_freep(&config);
+    return rc;
+}
