@@ -28,8 +28,9 @@ struct legacy {
     struct call_list work;    /* calls that the task has to look at */
     struct call_list spare;   /* pool */
     size_t work_len, spare_len;
-    size_t running; /* calls in the multi handle */
-    size_t active;  /* calls whose end the owner has not been told and did not ask for */
+    size_t running;  /* calls in the multi handle */
+    size_t unplaced; /* those of them whose connection is not known (yet) */
+    size_t active;   /* calls whose end the owner has not been told and did not ask for */
 
     struct loop_task task;
     struct loop_timer timer; /* curl's */
@@ -96,6 +97,7 @@ struct legacy_call {
     /* answer */
     struct head head;
     int64_t received;
+    bool unplaced;    /* has a connection, but curl did not ask to watch it */
     bool reading;     /* curl watches the connection for the answer */
     bool probed;      /* see starved_without_reader() */
     bool recv_paused; /* the owner refused data */
@@ -137,6 +139,8 @@ void transfer_on_timer(struct loop_timer *timer);
 size_t stream_len(const struct legacy_call *call);
 
 /* ---- wire.c ---- */
+/* The call has a known connection, or none any more. */
+void wire_placed(struct legacy_call *call);
 bool wire_init(struct legacy *legacy);
 void wire_fini(struct legacy *legacy); /* after curl_multi_cleanup() */
 /* Options of an easy handle that make its sockets known. */

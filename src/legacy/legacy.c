@@ -192,6 +192,7 @@ void call_end(struct legacy_call *call, enum err_code code)
     struct legacy *legacy = call->legacy;
     if (call->running) {
         curl_multi_remove_handle(legacy->multi, call->easy);
+        wire_placed(call);
         legacy->running--;
     } else {
         TAILQ_REMOVE(&legacy->waiting, call, link);
@@ -319,10 +320,8 @@ void legacy_freep(struct legacy **legacy_ptr)
         return;
     *legacy_ptr = NULL;
     SG_ASSERT(legacy->active == 0);
-    for (struct legacy_call *call; (call = TAILQ_FIRST(&legacy->work));) {
-        remove_work(call);
-        call_end(call, ERR_OK); /* cancelled, all of them */
-    }
+    if (legacy->multi)
+        on_task(&legacy->task); /* removes the cancelled ones */
     SG_ASSERT(legacy->running == 0 && TAILQ_EMPTY(&legacy->waiting));
     for (struct legacy_call *call; (call = TAILQ_FIRST(&legacy->spare));) {
         TAILQ_REMOVE(&legacy->spare, call, link);

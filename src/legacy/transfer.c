@@ -27,6 +27,9 @@ static int on_request(void *arg, char *peer_ip, char *own_ip, int peer_port, int
     if (call->cancelled || (call->requests > 0 && !call->resendable))
         return CURL_PREREQFUNC_ABORT;
     call->requests++;
+    if (!call->unplaced)
+        call->legacy->unplaced++;
+    call->unplaced = true;
     return CURL_PREREQFUNC_OK;
 }
 

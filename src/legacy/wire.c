@@ -90,11 +90,20 @@ static bool socket_watch(struct legacy_socket *sock, uint32_t events)
     return true;
 }
 
+void wire_placed(struct legacy_call *call)
+{
+    if (call->unplaced)
+        call->legacy->unplaced--;
+    call->unplaced = false;
+}
+
 static void on_idle_ready(struct legacy_socket *sock)
 {
     char sink[4096];
     socket_unwatch(sock);
-    if (sock->legacy->tls) /* may be a session ticket */
+    /* Under TLS it may be a session ticket. And a call that was paused before curl asked to watch its
+     * connection holds one that only looks idle. */
+    if (sock->legacy->tls || sock->legacy->unplaced > 0)
         return;
     /* What is in the receive buffer outlives shutdown(), and curl looks for the end of file. */
     for (int i = 0; i < 64 && recv(sock->io.fd, sink, sizeof(sink), MSG_DONTWAIT) > 0; i++)
@@ -170,6 +179,8 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *un
             sock = socket_add(legacy, fd);
         if (sock)
             sock->idle = false;
+        if (call)
+            wire_placed(call);
         if ((!sock || !socket_watch(sock, events)) && call) {
             call->failed = true;
             call_add_work(call);
