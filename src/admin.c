@@ -28,10 +28,12 @@ static void on_gather(struct loop_msg *msg)
 static void gather_hop(struct app_gather *gather)
 {
     size_t to = gather->next++;
-    loop_post(to < gather->app->worker_count ? gather->app->workers[to].loop : gather->app->loop, &gather->msg);
+    loop_post(to < gather->app->worker_count ? gather->app->workers[to].loop : gather->app->loop,
+              &gather->msg);
 }
 
-struct app_gather *app_gather_start(struct app *app, bool abandon, void (*on_complete)(struct app_gather *), void *arg)
+struct app_gather *app_gather_start(struct app *app, bool abandon, void (*on_complete)(struct app_gather *),
+                                    void *arg)
 {
     struct app_gather *gather = calloc(1, sizeof(*gather));
     if (!gather)
@@ -80,13 +82,14 @@ static size_t health_checks(const struct app *app, struct ops_check checks[3])
     const char *closed = closed_route(app, true), *any_closed = closed_route(app, false);
     bool leaving = app->phase >= APP_LEAVING;
     checks[0] = (struct ops_check){.name = "running", .ok = !leaving};
-    snprintf(checks[0].detail, sizeof(checks[0].detail), "%s", leaving ? "shutting down" : "accepting requests");
+    snprintf(checks[0].detail, sizeof(checks[0].detail), "%s",
+             leaving ? "shutting down" : "accepting requests");
     checks[1] = (struct ops_check){.name = "kafka", .ok = !closed};
     snprintf(checks[1].detail, sizeof(checks[1].detail), "%s",
-             closed             ? closed
-             : any_closed       ? any_closed /* legacy serves meanwhile */
-             : app->kafka       ? "reading all reply topics"
-                                : "not used");
+             closed       ? closed
+             : any_closed ? any_closed /* legacy serves meanwhile */
+             : app->kafka ? "reading all reply topics"
+                          : "not used");
     /* A start does not send its first requests to legacy only because positions take a moment to look up. */
     checks[2] = (struct ops_check){.name = "start", .ok = app->phase != APP_STARTING};
     snprintf(checks[2].detail, sizeof(checks[2].detail), "%s",
@@ -117,7 +120,8 @@ struct admin_call {
 
 static void answer(struct admin_call *call, int status, struct span type, struct span body)
 {
-    const struct http_header headers[] = {{SPAN_LIT("Content-Type"), type}, {SPAN_LIT("Cache-Control"), SPAN_LIT("no-store")}};
+    const struct http_header headers[] = {{SPAN_LIT("Content-Type"), type},
+                                          {SPAN_LIT("Cache-Control"), SPAN_LIT("no-store")}};
     const struct http_answer reply = {status, headers, SG_ARRAY_LEN(headers), body};
     http_request_answer(call->http, &reply);
 }
@@ -177,9 +181,10 @@ static void answer_ready(struct admin_call *call)
     struct ops_check checks[3];
     size_t count = health_checks(call->app, checks);
     struct buf out = BUF_INIT;
-    bool ready = ops_render_health(checks, count, APP_VERSION, config_is_embedded(call->app->config) && call->app->kafka,
-                                   &out);
-    answer(call, ready ? 200 : 503, SPAN_LIT("application/json"), buf_ok(&out) ? buf_span(&out) : SPAN_LIT("{}"));
+    bool ready = ops_render_health(checks, count, APP_VERSION,
+                                   config_is_embedded(call->app->config) && call->app->kafka, &out);
+    answer(call, ready ? 200 : 503, SPAN_LIT("application/json"),
+           buf_ok(&out) ? buf_span(&out) : SPAN_LIT("{}"));
     buf_fini(&out);
 }
 
@@ -201,7 +206,8 @@ static void on_end(void *user)
     struct admin_call *call = user;
     struct span method = http_request_method(call->http), target = http_request_target(call->http);
     if (!span_eq(method, SPAN_LIT("GET")) && !span_eq(method, SPAN_LIT("HEAD")))
-        answer(call, 405, SPAN_LIT("application/json"), SPAN_LIT("{\"message\":\"Method not allowed\",\"statusCode\":405}"));
+        answer(call, 405, SPAN_LIT("application/json"),
+               SPAN_LIT("{\"message\":\"Method not allowed\",\"statusCode\":405}"));
     else if (span_eq(target, SPAN_LIT("/health/live")))
         answer(call, 200, SPAN_LIT("application/json"), SPAN_LIT("{\"status\":\"ok\"}"));
     else if (span_eq(target, SPAN_LIT("/health/ready")) || span_eq(target, SPAN_LIT("/health")))
@@ -211,8 +217,10 @@ static void on_end(void *user)
         if (!call->gathering)
             answer(call, 503, SPAN_LIT("text/plain"), SPAN_LIT("out of memory\n"));
     } else
-        answer(call, 404, SPAN_LIT("application/json"),
-               SPAN_LIT("{\"message\":\"Not found; see /health/live, /health/ready, /metrics\",\"statusCode\":404}"));
+        answer(
+            call, 404, SPAN_LIT("application/json"),
+            SPAN_LIT(
+                "{\"message\":\"Not found; see /health/live, /health/ready, /metrics\",\"statusCode\":404}"));
 }
 
 static size_t on_body(void *user, const char *data, size_t len)

@@ -12,11 +12,11 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
-#define TICK_NS         (50 * SG_NSEC_PER_MSEC)
-#define START_GRACE_NS  (5 * SG_NSEC_PER_SEC)
-#define FLUSH_NS        (2 * SG_NSEC_PER_SEC)
-#define KEYS_CHECK_NS   (2 * SG_NSEC_PER_SEC)
-#define RESERVED_FDS    256u
+#define TICK_NS        (50 * SG_NSEC_PER_MSEC)
+#define START_GRACE_NS (5 * SG_NSEC_PER_SEC)
+#define FLUSH_NS       (2 * SG_NSEC_PER_SEC)
+#define KEYS_CHECK_NS  (2 * SG_NSEC_PER_SEC)
+#define RESERVED_FDS   256u
 
 /* ---- start ---- */
 
@@ -36,7 +36,8 @@ static uint32_t connections_allowed(const struct config *config)
     uint64_t spare = (uint64_t)config->legacy_max_connections + RESERVED_FDS;
     uint32_t allowed = limit.rlim_cur > spare + 64 ? (uint32_t)(limit.rlim_cur - spare) : 64;
     struct log_line line;
-    log_begin(&line, LOG_WARN, "fewer connections than SYNCGATE_MAX_CONNECTIONS: raise the limit of open files");
+    log_begin(&line, LOG_WARN,
+              "fewer connections than SYNCGATE_MAX_CONNECTIONS: raise the limit of open files");
     log_u64(&line, "openFilesLimit", limit.rlim_cur);
     log_u64(&line, "wanted", config->max_connections);
     log_u64(&line, "allowed", allowed);
@@ -51,7 +52,8 @@ static enum err_code start_kafka(struct app *app, struct err *err)
     struct loop **loops = calloc(app->worker_count, sizeof(struct loop *));
     void **args = calloc(app->worker_count, sizeof(void *));
     for (size_t i = 0; properties && i < config->kafka_property_count; i++)
-        properties[i] = (struct kafka_property){config->kafka_properties[i].name, config->kafka_properties[i].value};
+        properties[i] =
+            (struct kafka_property){config->kafka_properties[i].name, config->kafka_properties[i].value};
     for (size_t i = 0; loops && args && i < app->worker_count; i++) {
         loops[i] = app->workers[i].loop;
         args[i] = app->workers[i].exchange;
@@ -315,8 +317,10 @@ static enum err_code make_main_loop(struct app *app, struct err *err)
     app->signal_io.fd = signalfd(-1, &signals, SFD_NONBLOCK | SFD_CLOEXEC);
     app->signal_io.on_ready = on_signal;
     app->tick.on_timer = on_tick;
-    const struct http_settings settings = {
-        .connection_memory = 16 << 10, .body_limit = 64 << 10, .idle_timeout_ms = 30000, .handler = app_admin_handler};
+    const struct http_settings settings = {.connection_memory = 16 << 10,
+                                           .body_limit = 64 << 10,
+                                           .idle_timeout_ms = 30000,
+                                           .handler = app_admin_handler};
     struct http_settings mine = settings;
     mine.handler.arg = app;
     if (app->signal_io.fd < 0 || loop_io_add(app->loop, &app->signal_io, EPOLLIN) != ERR_OK ||

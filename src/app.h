@@ -60,7 +60,8 @@ struct app_gather {
     void *arg;
 };
 /* Returns NULL without memory; else on_complete follows. */
-struct app_gather *app_gather_start(struct app *app, bool abandon, void (*on_complete)(struct app_gather *), void *arg);
+struct app_gather *app_gather_start(struct app *app, bool abandon, void (*on_complete)(struct app_gather *),
+                                    void *arg);
 void app_gather_freep(struct app_gather **gather);
 
 /* ---- load.c: files and checks that need no socket; also what `syncgate check` does ---- */

@@ -26,7 +26,8 @@ static enum err_code check_feature_names(const struct app *app, struct buf *name
             found = span_eq(buf_span(name), span_of(app->config->features[f].operation));
         }
         if (!found)
-            return err_set(err, ERR_CONFIG, "FEATURE_KAFKA_EVENTS_%s: no route has this operationId (see syncgate routes)",
+            return err_set(err, ERR_CONFIG,
+                           "FEATURE_KAFKA_EVENTS_%s: no route has this operationId (see syncgate routes)",
                            app->config->features[f].operation);
     }
     return ERR_OK;
@@ -83,15 +84,22 @@ static enum err_code check_needs(const struct app *app, const struct needs *need
 {
     const struct config *config = app->config;
     if (needs->kafka && !config->kafka_brokers)
-        return err_set(err, ERR_CONFIG, "KAFKA_BROKERS is not set, but route %.*s takes the Kafka path: expected a list of host:port, or embedded",
+        return err_set(err, ERR_CONFIG,
+                       "KAFKA_BROKERS is not set, but route %.*s takes the Kafka path: expected a list of "
+                       "host:port, or embedded",
                        (int)needs->kafka_for->operation_id.len, needs->kafka_for->operation_id.ptr);
     if (needs->legacy && !config->legacy_url)
-        return err_set(err, ERR_CONFIG, "LEGACY_URL is not set, but route %.*s may take the legacy path: set it, or the flag to only",
-                       (int)needs->legacy_for->operation_id.len, needs->legacy_for->operation_id.ptr);
+        return err_set(
+            err, ERR_CONFIG,
+            "LEGACY_URL is not set, but route %.*s may take the legacy path: set it, or the flag to only",
+            (int)needs->legacy_for->operation_id.len, needs->legacy_for->operation_id.ptr);
     if (!needs->kafka && !config->legacy_url)
-        return err_set(err, ERR_CONFIG, "LEGACY_URL is not set, and no route takes the Kafka path: nothing could be served");
+        return err_set(err, ERR_CONFIG,
+                       "LEGACY_URL is not set, and no route takes the Kafka path: nothing could be served");
     if (needs->keys && !config->auth_jwks && !config->auth_hs256_secret && !config->auth_public_key)
-        return err_set(err, ERR_CONFIG, "no key for tokens, but route %.*s needs one: set AUTH_JWKS, AUTH_PUBLIC_KEY or AUTH_HS256_SECRET",
+        return err_set(err, ERR_CONFIG,
+                       "no key for tokens, but route %.*s needs one: set AUTH_JWKS, AUTH_PUBLIC_KEY or "
+                       "AUTH_HS256_SECRET",
                        (int)needs->keys_for->operation_id.len, needs->keys_for->operation_id.ptr);
     if (config->legacy_url && !legacy_url_check(config->legacy_url, err))
         return ERR_CONFIG;
@@ -106,7 +114,8 @@ static enum err_code check_timeouts(const struct app *app, struct err *err)
         if (app->shared.route_states[i].mode != PATH_MODE_LEGACY &&
             route->timeout_ms <= app->config->kafka_message_timeout_ms + 1000)
             return err_set(err, ERR_CONFIG,
-                           "%s: $.timeoutMs: %u is too short: it must exceed KAFKA_MESSAGE_TIMEOUT (%u ms) by more than 1000 ms",
+                           "%s: $.timeoutMs: %u is too short: it must exceed KAFKA_MESSAGE_TIMEOUT (%u ms) "
+                           "by more than 1000 ms",
                            route->file, route->timeout_ms, app->config->kafka_message_timeout_ms);
     }
     return ERR_OK;
@@ -131,8 +140,10 @@ static struct auth_keys *load_keys(const struct config *config, struct err *err)
         .algorithms = config->auth_algorithms,
         .require_exp = config->auth_require_exp,
     };
-    if (config->auth_jwks && (strncmp(config->auth_jwks, "http://", 7) == 0 || strncmp(config->auth_jwks, "https://", 8) == 0)) {
-        err_set(err, ERR_CONFIG, "AUTH_JWKS: a URL is not supported by this version: expected the path of a JWK Set file");
+    if (config->auth_jwks &&
+        (strncmp(config->auth_jwks, "http://", 7) == 0 || strncmp(config->auth_jwks, "https://", 8) == 0)) {
+        err_set(err, ERR_CONFIG,
+                "AUTH_JWKS: a URL is not supported by this version: expected the path of a JWK Set file");
         return NULL;
     }
     return auth_keys_load(&settings, err);
@@ -163,7 +174,8 @@ void app_reload_keys(struct app *app)
     struct err err;
     struct log_line line;
     struct auth_keys *keys = load_keys(app->config, &err);
-    log_begin(&line, keys ? LOG_INFO : LOG_ERROR, keys ? "keys reloaded" : "keys not reloaded, the old ones stay");
+    log_begin(&line, keys ? LOG_INFO : LOG_ERROR,
+              keys ? "keys reloaded" : "keys not reloaded, the old ones stay");
     log_str(&line, "file", path);
     log_str(&line, "error", keys ? NULL : err.text);
     log_end(&line);
@@ -221,7 +233,8 @@ enum err_code app_load(struct app *app, struct err *err)
         code = check_needs(app, &needs, err);
     if (code == ERR_OK)
         code = check_timeouts(app, err);
-    if (code != ERR_OK || !(app->config->auth_jwks || app->config->auth_hs256_secret || app->config->auth_public_key))
+    if (code != ERR_OK ||
+        !(app->config->auth_jwks || app->config->auth_hs256_secret || app->config->auth_public_key))
         return code;
     app->keys_mtime_ns = app->config->auth_jwks ? mtime_ns(app->config->auth_jwks) : 0;
     app->keys = load_keys(app->config, err);

@@ -9,7 +9,8 @@
 static void print_help(void)
 {
     printf("Usage: syncgate [serve] [--config FILE]   serve until SIGTERM\n"
-           "       syncgate check [--config FILE]     validate settings, routes and the OpenAPI document; exit 0 or 1\n"
+           "       syncgate check [--config FILE]     validate settings, routes and the OpenAPI document; "
+           "exit 0 or 1\n"
            "       syncgate routes [--config FILE]    print the routes\n"
            "       syncgate --version | --help\n\n"
            "Settings come from the environment, then from FILE (JSON), then from the defaults below.\n\n");
@@ -49,9 +50,11 @@ static void print_routes(const struct app *app)
             const struct route_reply_rule *rule = &route->rules[r];
             bool seen = false;
             for (size_t before = 0; before < r; before++)
-                seen |= route->rules[before].topic == rule->topic && span_eq(route->rules[before].event_type, rule->event_type);
+                seen |= route->rules[before].topic == rule->topic &&
+                        span_eq(route->rules[before].event_type, rule->event_type);
             if (!seen)
-                printf("%s%.*s@%s", r ? "," : "", (int)rule->event_type.len, rule->event_type.ptr ? rule->event_type.ptr : "*",
+                printf("%s%.*s@%s", r ? "," : "", (int)rule->event_type.len,
+                       rule->event_type.ptr ? rule->event_type.ptr : "*",
                        app->shared.reply_topic_names[rule->topic]);
         }
         printf("\n");
@@ -75,8 +78,10 @@ static int run_offline(const struct config *config, bool routes)
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"config", required_argument, NULL, 'c'}, {"version", no_argument, NULL, 'V'}, {"help", no_argument, NULL, 'h'}, {0}};
+    static const struct option options[] = {{"config", required_argument, NULL, 'c'},
+                                            {"version", no_argument, NULL, 'V'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {0}};
     const char *file = NULL;
     for (int c; (c = getopt_long(argc, argv, "c:Vh", options, NULL)) != -1;) {
         switch (c) {
@@ -95,9 +100,11 @@ int main(int argc, char **argv)
         }
     }
     const char *command = optind < argc ? argv[optind] : "serve";
-    bool serve = strcmp(command, "serve") == 0, check = strcmp(command, "check") == 0, routes = strcmp(command, "routes") == 0;
+    bool serve = strcmp(command, "serve") == 0, check = strcmp(command, "check") == 0,
+         routes = strcmp(command, "routes") == 0;
     if (argc - optind > 1 || !(serve || check || routes)) {
-        fprintf(stderr, "syncgate: unknown command '%s'; try syncgate --help\n", argc - optind > 1 ? argv[optind + 1] : command);
+        fprintf(stderr, "syncgate: unknown command '%s'; try syncgate --help\n",
+                argc - optind > 1 ? argv[optind + 1] : command);
         return 2;
     }
     struct err err = {ERR_OK, ""};

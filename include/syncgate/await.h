@@ -35,12 +35,12 @@ uint64_t await_id_handle(const struct await_id *id);
 unsigned await_handle_loop(uint64_t handle);
 
 /* ---- the table ---- */
-#define AWAIT_WINNERS(X)                                                                                     \
-    X(AWAIT_PENDING, "pending")                                                                              \
-    X(AWAIT_WON_REPLY, "reply")                                                                              \
-    X(AWAIT_WON_DEADLINE, "deadline")                                                                        \
-    X(AWAIT_WON_PRODUCE_FAILURE, "produce_failure")                                                          \
-    X(AWAIT_WON_CLIENT_GONE, "client_gone")                                                                  \
+#define AWAIT_WINNERS(X)                            \
+    X(AWAIT_PENDING, "pending")                     \
+    X(AWAIT_WON_REPLY, "reply")                     \
+    X(AWAIT_WON_DEADLINE, "deadline")               \
+    X(AWAIT_WON_PRODUCE_FAILURE, "produce_failure") \
+    X(AWAIT_WON_CLIENT_GONE, "client_gone")         \
     X(AWAIT_WON_SHUTDOWN, "shutdown")
 enum await_winner {
 #define X(code, name) code,
@@ -53,7 +53,7 @@ const char *await_winner_name(enum await_winner winner);
 /* Embedded in its owner. All fields but on_deadline are private to the table. */
 struct await_entry {
     struct await_id id;
-    uint32_t slot;              /* 1-based; 0: not in a table */
+    uint32_t slot; /* 1-based; 0: not in a table */
     struct loop_timer timer;
     struct await_table *table;
     /* The deadline won: the entry is out of the table already. Thread: loop. */
@@ -63,14 +63,15 @@ struct await_entry {
 struct await_table;
 
 /* Borrows loop. capacity: 1..AWAIT_SLOTS_MAX - 1 entries; memory grows as they are used. Returns owned, or NULL with *err. */
-struct await_table *await_table_new(struct loop *loop, unsigned loop_number, uint32_t instance, uint32_t capacity,
-                                    struct err *err);
+struct await_table *await_table_new(struct loop *loop, unsigned loop_number, uint32_t instance,
+                                    uint32_t capacity, struct err *err);
 /* Asserts that the table is empty. NULL-safe. */
 void await_table_freep(struct await_table **table);
 
 /* Gives the entry a new id and a slot, and sets its deadline (CLOCK_MONOTONIC). ERR_OVERLOADED: the table is full.
  * ERR_NO_MEMORY. The entry is borrowed until it is removed. Thread: loop. */
-enum err_code await_add(struct await_table *table, struct await_entry *entry, uint64_t deadline_ns) SG_NODISCARD;
+enum err_code await_add(struct await_table *table, struct await_entry *entry,
+                        uint64_t deadline_ns) SG_NODISCARD;
 /* Takes an entry out whose command was certainly not handed to Kafka: nobody won, nothing is remembered. Thread: loop. */
 void await_withdraw(struct await_entry *entry);
 /* An id without a slot, for calls that do not wait for Kafka: no reply can ever find it. Thread: loop. */

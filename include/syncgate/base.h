@@ -9,18 +9,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SG_NODISCARD __attribute__((warn_unused_result))
-#define SG_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
-#define SG_NSEC_PER_MSEC UINT64_C(1000000)
-#define SG_NSEC_PER_SEC UINT64_C(1000000000)
-#define SG_ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
-#define SG_CONTAINER_OF(ptr, type, member) ((type *)(void *)((char *)(ptr) - offsetof(type, member)))
+#define SG_NODISCARD                       __attribute__((warn_unused_result))
+#define SG_PRINTF(fmt, args)               __attribute__((format(printf, fmt, args)))
+#define SG_NSEC_PER_MSEC                   UINT64_C(1000000)
+#define SG_NSEC_PER_SEC                    UINT64_C(1000000000)
+#define SG_ARRAY_LEN(a)                    (sizeof(a) / sizeof((a)[0]))
+#define SG_CONTAINER_OF(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 
 /* Always-on check for our own bugs, never for input, broker or memory. Logs to stderr and aborts. */
-#define SG_ASSERT(cond)                                                                                      \
-    do {                                                                                                     \
-        if (__builtin_expect(!(cond), 0))                                                                    \
-            base_bug(#cond, __FILE__, __LINE__);                                                             \
+#define SG_ASSERT(cond)                          \
+    do {                                         \
+        if (__builtin_expect(!(cond), 0))        \
+            base_bug(#cond, __FILE__, __LINE__); \
     } while (0)
 void base_bug(const char *cond, const char *file, int line) __attribute__((noreturn, cold));
 
@@ -30,7 +30,10 @@ struct span {
     size_t len;
 };
 #define SPAN_LIT(s) ((struct span){(s), sizeof(s) - 1})
-#define SPAN_INIT(s) {(s), sizeof(s) - 1} /* for static initialisers */
+#define SPAN_INIT(s)       \
+    {                      \
+        (s), sizeof(s) - 1 \
+    } /* for static initialisers */
 static inline struct span span_of(const char *s)
 {
     return (struct span){s, s ? strlen(s) : 0};

@@ -37,8 +37,8 @@ enum http_body_mode {
 
 /* What became of a request, for the log line. */
 struct http_summary {
-    int status;          /* of the queued answer; 0: none was queued */
-    bool completed;      /* the answer was sent whole */
+    int status;     /* of the queued answer; 0: none was queued */
+    bool completed; /* the answer was sent whole */
     bool client_gone;
     uint64_t started_ns; /* CLOCK_MONOTONIC of the first line */
 };
@@ -109,15 +109,17 @@ struct http_header {
 };
 struct http_answer {
     int status;
-    const struct http_header *headers; /* in order; Content-Length, Connection, Date and Transfer-Encoding are the front's */
+    const struct http_header
+        *headers; /* in order; Content-Length, Connection, Date and Transfer-Encoding are the front's */
     size_t header_count;
-    struct span body;                  /* copied */
+    struct span body; /* copied */
 };
 /* Queues the answer and lets a parked request go. Exactly one answer a request (asserted). Without memory the
  * connection is closed. */
 void http_request_answer(struct http_request *request, const struct http_answer *answer);
 /* The same with a streamed body: length -1 is chunked (until close for HTTP/1.0); answer->body is ignored. */
-void http_request_answer_stream(struct http_request *request, const struct http_answer *answer, int64_t length);
+void http_request_answer_stream(struct http_request *request, const struct http_answer *answer,
+                                int64_t length);
 /* Takes all of data (true), or nothing when the buffer (64 KiB) has no room for it: on_drain follows. */
 bool http_stream_write(struct http_request *request, const char *data, size_t len);
 /* The body is complete; ok false breaks the connection, so that the client sees a truncated body. */

@@ -18,12 +18,12 @@ enum json_type { JSON_NULL, JSON_FALSE, JSON_TRUE, JSON_NUMBER, JSON_STRING, JSO
 
 /* One value, or one member name (a JSON_STRING node that is followed at once by its value's node). */
 struct json_node {
-    uint32_t start;   /* first byte of the value in the text; for strings the opening quote */
-    uint32_t end;     /* one past the last byte */
-    uint32_t next;    /* index of the next element, or of the next member name; 0 = last */
-    uint32_t count;   /* elements of an array, members (duplicates included) of an object */
-    uint8_t type;     /* enum json_type */
-    bool escaped;     /* a string with at least one backslash */
+    uint32_t start; /* first byte of the value in the text; for strings the opening quote */
+    uint32_t end;   /* one past the last byte */
+    uint32_t next;  /* index of the next element, or of the next member name; 0 = last */
+    uint32_t count; /* elements of an array, members (duplicates included) of an object */
+    uint8_t type;   /* enum json_type */
+    bool escaped;   /* a string with at least one backslash */
 };
 
 struct json_doc {
@@ -32,10 +32,10 @@ struct json_doc {
     struct json_node *nodes; /* owned; nodes[0] is the root */
     uint32_t count;
     uint32_t cap;
-    uint32_t err_pos;       /* after ERR_BAD_JSON: byte offset of the offending byte, or len */
-    const char *err_what;   /* after ERR_BAD_JSON: static text, e.g. "unexpected token", "too deep" */
+    uint32_t err_pos;     /* after ERR_BAD_JSON: byte offset of the offending byte, or len */
+    const char *err_what; /* after ERR_BAD_JSON: static text, e.g. "unexpected token", "too deep" */
 };
-#define JSON_DOC_INIT ((struct json_doc){0})
+#define JSON_DOC_INIT  ((struct json_doc){0})
 #define JSON_DEPTH_MAX 64
 
 /* Parses `text` (at most 4 GiB - 1) into `doc`, whose node storage is reused when it is parsed into again.
@@ -66,7 +66,8 @@ static inline const struct json_node *json_member_value(const struct json_node *
  * JSON.parse. NULL if absent, or if node is NULL or not an object. */
 const struct json_node *json_get(const struct json_doc *doc, const struct json_node *node, struct span key);
 /* True when member name node `name` is the one json_get() would choose (false: an overridden duplicate). */
-bool json_member_is_last(const struct json_doc *doc, const struct json_node *object, const struct json_node *name);
+bool json_member_is_last(const struct json_doc *doc, const struct json_node *object,
+                         const struct json_node *name);
 /* Contents of a string without quotes. When it holds no escapes the span points into the text; otherwise it is
  * decoded (lone surrogates become U+FFFD) behind what `scratch` holds, and the span points there: use it before
  * the next append to scratch. NULL ptr when out of memory. */

@@ -16,16 +16,16 @@ struct kafka;
 
 /* One record of a reply topic. Everything it points to is borrowed for the callback. */
 struct kafka_record {
-    uint32_t topic;         /* index into kafka_settings.reply_topics */
+    uint32_t topic; /* index into kafka_settings.reply_topics */
     int32_t partition;
     int64_t offset;
-    int64_t timestamp_ms;   /* unix ms of the record; 0: none */
-    struct span value;      /* ptr NULL: a tombstone */
+    int64_t timestamp_ms; /* unix ms of the record; 0: none */
+    struct span value;    /* ptr NULL: a tombstone */
     /* Filled by on_record: who it is for. */
-    uint64_t handle;        /* await_id_handle() form */
-    struct await_id id;     /* valid unless by_fields */
-    bool by_fields;         /* found by fields, not by id */
-    void *message;          /* private */
+    uint64_t handle;    /* await_id_handle() form */
+    struct await_id id; /* valid unless by_fields */
+    bool by_fields;     /* found by fields, not by id */
+    void *message;      /* private */
 };
 /* The value of the last header called `name`, ptr NULL if there is none. */
 struct span kafka_record_header(const struct kafka_record *record, const char *name);
@@ -54,16 +54,16 @@ struct kafka_property {
 };
 
 struct kafka_settings {
-    const char *brokers;               /* bootstrap list; ignored when embedded */
+    const char *brokers; /* bootstrap list; ignored when embedded */
     bool embedded;
     const struct kafka_property *properties; /* the operator's own, applied last; borrowed for kafka_new() */
     size_t property_count;
     uint32_t message_timeout_ms;
-    const struct span *reply_topics;   /* borrowed for the life of the object */
+    const struct span *reply_topics; /* borrowed for the life of the object */
     size_t reply_topic_count;
     const struct span *command_topics; /* borrowed for kafka_new() */
     size_t command_topic_count;
-    struct loop *const *loops;         /* borrowed for the life of the object */
+    struct loop *const *loops; /* borrowed for the life of the object */
     void *const *loop_args;
     size_t loop_count;
     struct kafka_handler handler;
@@ -91,12 +91,12 @@ struct kafka_header {
 };
 
 struct kafka_command {
-    uint32_t topic;      /* index into kafka_settings.command_topics */
-    struct span key;     /* ptr NULL: no key */
+    uint32_t topic;  /* index into kafka_settings.command_topics */
+    struct span key; /* ptr NULL: no key */
     struct span value;
     const struct kafka_header *headers;
     size_t header_count;
-    uint64_t handle;     /* comes back in on_delivery */
+    uint64_t handle; /* comes back in on_delivery */
 };
 /* Hands a command to librdkafka, which copies it. ERR_OK: exactly one on_delivery follows on the handle's loop. Otherwise it
  * certainly is not in Kafka and nothing follows: ERR_KAFKA_QUEUE_FULL, ERR_KAFKA_TOO_LARGE, ERR_KAFKA_UNAVAILABLE.
@@ -111,7 +111,7 @@ bool kafka_topic_has_position(const struct kafka *kafka, uint32_t reply_topic);
 bool kafka_is_reachable(const struct kafka *kafka);
 
 struct kafka_stats {
-    uint64_t records;       /* records read from reply topics */
+    uint64_t records; /* records read from reply topics */
     uint64_t delivered, not_persisted, uncertain;
     uint64_t offset_resets; /* a position was lost and fell back to the earliest record */
     uint64_t partitions;    /* partitions being read */

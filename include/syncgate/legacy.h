@@ -14,10 +14,11 @@ struct legacy;
 struct legacy_call;
 
 struct legacy_settings {
-    const char *url;              /* base URL, http:// or https://, with or without a path prefix */
+    const char *url; /* base URL, http:// or https://, with or without a path prefix */
     uint32_t connect_timeout_ms;
-    uint32_t timeout_ms;          /* from start to the response head, and between two body bytes (not for the whole call) */
-    uint32_t max_connections;     /* to the backend, of this loop */
+    uint32_t
+        timeout_ms; /* from start to the response head, and between two body bytes (not for the whole call) */
+    uint32_t max_connections; /* to the backend, of this loop */
 };
 /* Process-wide libcurl initialisation, once, before any thread starts. */
 enum err_code legacy_global_init(void) SG_NODISCARD;
@@ -47,7 +48,8 @@ struct legacy_request {
     struct span target; /* raw path and query as received; appended to the base URL byte for byte */
     const struct legacy_header *headers;
     size_t header_count;
-    const struct legacy_header *extra; /* X-Forwarded-*, X-Correlation-Id, traceparent ...; sent as they are */
+    const struct legacy_header
+        *extra; /* X-Forwarded-*, X-Correlation-Id, traceparent ...; sent as they are */
     size_t extra_count;
     enum legacy_body body_kind;
     struct span body;
@@ -56,7 +58,8 @@ struct legacy_request {
 
 struct legacy_response {
     int status;
-    const struct legacy_header *headers; /* end-to-end headers in order, repeated ones kept; hop-by-hop, Content-Length dropped */
+    const struct legacy_header
+        *headers; /* end-to-end headers in order, repeated ones kept; hop-by-hop, Content-Length dropped */
     size_t header_count;
     int64_t content_length; /* -1: unknown (chunked or until close) */
 };
@@ -77,7 +80,8 @@ struct legacy_handler {
 
 /* Starts a call. ERR_OK with *ret_call borrowed until on_end; else nothing was started and no callback comes. */
 enum err_code legacy_start(struct legacy *legacy, const struct legacy_request *request,
-                           const struct legacy_handler *handler, void *arg, struct legacy_call **ret_call) SG_NODISCARD;
+                           const struct legacy_handler *handler, void *arg,
+                           struct legacy_call **ret_call) SG_NODISCARD;
 /* Feeds the stream; takes 0..len bytes (bounded buffer of 64 KiB). */
 size_t legacy_call_write(struct legacy_call *call, const char *data, size_t len);
 /* The stream is complete. */

@@ -4,22 +4,24 @@
  *
  * A template is plain JSON. `${...}` inside a string is an expression; a string that is exactly one expression keeps the
  * value's type, otherwise the value is put in as text. Expression grammar:
- *   expr     := operand { ("??" | "||") operand } [ "|" filter ]
- *   operand  := reference | JSON string | JSON number | true | false | null
- *   reference:= root { "." name | "." index | "[" JSON string "]" }
- *   filter   := "isoTime"      ISO text or integer unix ms -> 2025-08-16T10:00:00.000Z; anything else counts as missing
- *             | "string"       the value as a JSON string; null stays null
- * `a ?? b` takes b when a is missing or null; `a || b` also when a is the empty string (or false/0 as in JavaScript).
- * A chain is read from the left and chooses by the values themselves; the filter then converts the chosen one, and
- * when it cannot, that operand counts as missing and the next is tried.
- * A missing value without a default drops its key (or array element; inside a longer string it is empty). null is a
- * value: it is written as null where the type is kept, and is empty inside a longer string or text.
- * Duplicates in a repeated member or query name: the last member, the first query parameter.
- * `$${` stands for a literal `${`. Keys of a template are literal.
+ *
+ *   expr      := operand { ("??" | "||") operand } [ "|" filter ]
+ *   operand   := reference | JSON string | JSON number | true | false | null
+ *   reference := root { "." name | "." index | "[" JSON string "]" }
+ *   filter    := "isoTime"  ISO text or integer unix ms -> 2025-08-16T10:00:00.000Z; anything else counts as missing
+ *              | "string"   the value as a JSON string; null stays null
+ *
+ * `a ?? b` takes b when a is missing or null; `a || b` also when a is the empty string (or false/0 as in JavaScript). A
+ * chain is read from the left and chooses by the values themselves; the filter then converts the chosen one, and when it
+ * cannot, that operand counts as missing and the next is tried. A missing value without a default drops its key (or array
+ * element; inside a longer string it is empty). null is a value: it is written as null where the type is kept, and is
+ * empty inside a longer string or text. Duplicates in a repeated member or query name: the last member, the first query
+ * parameter. `$${` stands for a literal `${`. Keys of a template are literal.
+ *
  * Roots: body, path, query, headers (request header, lower case), claims, reply, correlationId, now (ISO), nowMs
- * (integer), deadlineMs (integer unix ms), timeoutMs (integer), operationId, and the
- * caller's extra roots (e.g. `payload` and `eventType` in an envelope).
- * A root that the scope kind does not offer, a malformed expression or an unknown filter is a load error. */
+ * (integer), deadlineMs (integer unix ms), timeoutMs (integer), operationId, and the caller's extra roots (e.g. `payload`
+ * and `eventType` in an envelope). A root that the scope kind does not offer, a malformed expression or an unknown filter
+ * is a load error. */
 #pragma once
 
 #include "syncgate/base.h"
@@ -42,7 +44,8 @@ enum mapping_root {
     MAPPING_CALL = 1 << 6,     /* correlationId, now, nowMs, deadlineMs, timeoutMs, operationId */
     MAPPING_ENVELOPE = 1 << 7, /* payload, eventType: the parts an envelope file wraps */
 };
-#define MAPPING_REQUEST_ROOTS (MAPPING_BODY | MAPPING_PATH | MAPPING_QUERY | MAPPING_HEADERS | MAPPING_CLAIMS | MAPPING_CALL)
+#define MAPPING_REQUEST_ROOTS \
+    (MAPPING_BODY | MAPPING_PATH | MAPPING_QUERY | MAPPING_HEADERS | MAPPING_CLAIMS | MAPPING_CALL)
 #define MAPPING_REPLY_ROOTS (MAPPING_REQUEST_ROOTS | MAPPING_REPLY)
 
 struct mapping_param {
@@ -57,7 +60,8 @@ struct mapping_scope {
     const struct json_doc *reply;
     const struct mapping_param *path;
     size_t path_count;
-    struct span query; /* raw, without '?'; decoded on use (application/x-www-form-urlencoded); first of repeated names */
+    struct span
+        query; /* raw, without '?'; decoded on use (application/x-www-form-urlencoded); first of repeated names */
     struct span (*header)(const void *arg, struct span lower_name); /* ptr NULL = absent */
     const void *header_arg;
     struct span correlation_id;
@@ -71,14 +75,14 @@ struct mapping_scope {
 
 /* Compiles the template at `node`, which is borrowed only during the call; `roots` is a set of enum mapping_root; `where` ("routes/bind.json: $.command.payload") begins
  * every message. Returns owned, or NULL with *err filled. Thread: any, at load. */
-struct mapping_template *mapping_compile(const struct json_doc *doc, const struct json_node *node, unsigned roots,
-                                         const char *where, struct err *err);
+struct mapping_template *mapping_compile(const struct json_doc *doc, const struct json_node *node,
+                                         unsigned roots, const char *where, struct err *err);
 void mapping_template_freep(struct mapping_template **tmpl);
 
 /* Appends the template filled from `scope` as compact JSON to `out`; a template that is one missing expression appends
  * nothing. `scratch` is working memory, cleared inside. ERR_OK or ERR_NO_MEMORY. Thread: any. */
-enum err_code mapping_render(const struct mapping_template *tmpl, const struct mapping_scope *scope, struct buf *scratch,
-                             struct buf *out) SG_NODISCARD;
+enum err_code mapping_render(const struct mapping_template *tmpl, const struct mapping_scope *scope,
+                             struct buf *scratch, struct buf *out) SG_NODISCARD;
 /* The same for a template that is one string, as plain text without quotes (message keys, header values).
  * *ret_missing: it was one expression and that is missing. */
 enum err_code mapping_render_text(const struct mapping_template *tmpl, const struct mapping_scope *scope,

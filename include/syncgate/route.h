@@ -9,24 +9,24 @@
 #include "syncgate/mapping.h"
 #include "syncgate/schema.h"
 
-#define ROUTE_PARAMS_MAX 8
+#define ROUTE_PARAMS_MAX       8
 #define ROUTE_REPLY_TOPICS_MAX 8
 
 /* HTTP answer of one reply rule. */
 struct route_answer {
-    int status;                      /* 200..599 */
-    struct mapping_template *body;   /* NULL: no body */
+    int status;                    /* 200..599 */
+    struct mapping_template *body; /* NULL: no body */
     struct route_header {
         struct span name;
         struct mapping_template *value; /* text */
-    } *headers;
+    } * headers;
     size_t header_count;
 };
 
 /* One entry of the ordered reply rules: the first whose topic, eventType and conditions agree answers. */
 struct route_reply_rule {
-    uint32_t topic;        /* index into route_table.reply_topics */
-    struct span event_type; /* ptr NULL: any, or none */
+    uint32_t topic;                 /* index into route_table.reply_topics */
+    struct span event_type;         /* ptr NULL: any, or none */
     struct mapping_condition *when; /* NULL: always */
     struct route_answer answer;
 };
@@ -35,7 +35,7 @@ struct route_reply_rule {
  * compared as text; one that is missing on either side matches nothing. */
 struct route_field_match {
     uint32_t topic;
-    struct span event_type; /* ptr NULL: any, or none */
+    struct span event_type;                   /* ptr NULL: any, or none */
     struct mapping_template **request_fields; /* text, over the request: what this call's fields are */
     struct mapping_template **reply_fields;   /* text, over the reply: where the event holds them */
     size_t field_count;
@@ -46,24 +46,27 @@ struct route_command {
     struct mapping_template *key; /* text; NULL: messages have no key */
     struct span event_type;
     struct mapping_template *payload;
-    const struct mapping_template *envelope; /* never NULL: without an envelope file it is the payload alone */
-    const struct schema *schema;     /* the whole message must satisfy it, else the call has no command; NULL: unchecked */
-    struct mapping_condition *when;  /* NULL: always */
+    const struct mapping_template
+        *envelope; /* never NULL: without an envelope file it is the payload alone */
+    const struct schema
+        *schema; /* the whole message must satisfy it, else the call has no command; NULL: unchecked */
+    struct mapping_condition *when; /* NULL: always */
 };
 
 struct route {
-    uint32_t index;            /* position in the table; stable for its life */
+    uint32_t index; /* position in the table; stable for its life */
     struct span operation_id;
     struct span method;
-    struct span path;          /* the template, "/api/devices/{deviceId}" */
-    bool case_sensitive;       /* path mode: "express" (case-insensitive, one trailing slash tolerated) or "exact" */
+    struct span path; /* the template, "/api/devices/{deviceId}" */
+    bool
+        case_sensitive; /* path mode: "express" (case-insensitive, one trailing slash tolerated) or "exact" */
     bool auth_required;
-    struct span *roles;        /* any of them; count 0: none needed */
+    struct span *roles; /* any of them; count 0: none needed */
     size_t role_count;
     const struct schema *body_schema; /* NULL: the body is not checked */
     bool body_required;
     uint32_t timeout_ms;
-    uint32_t max_in_flight;    /* 0: no own limit */
+    uint32_t max_in_flight; /* 0: no own limit */
     struct route_command command;
     uint32_t reply_topics[ROUTE_REPLY_TOPICS_MAX]; /* distinct, indexes into route_table.reply_topics */
     size_t reply_topic_count;
@@ -71,7 +74,7 @@ struct route {
     size_t rule_count;
     struct route_field_match *field_matches; /* count 0: off */
     size_t field_match_count;
-    const char *file;          /* for messages */
+    const char *file; /* for messages */
 };
 
 struct route_table {
@@ -86,7 +89,7 @@ struct route_match {
     const struct route *route;
     struct mapping_param params[ROUTE_PARAMS_MAX]; /* values point into the target or into decoded */
     size_t param_count;
-    struct buf decoded;   /* storage of decoded values; route_match_fini() */
+    struct buf decoded;    /* storage of decoded values; route_match_fini() */
     struct span bad_param; /* set when a percent-escape of a parameter is malformed: the raw segment */
 };
 
@@ -114,6 +117,6 @@ void route_match_fini(struct route_match *match);
  * `event_type` (ptr NULL: it has none): the first that agrees and whose conditions hold, or NULL. *ret_expected: some rule
  * agrees in topic and eventType, so that the reply is meant for this route even if no rule answers it
  * (ERR_REPLY_UNMAPPED). Thread: any. */
-const struct route_reply_rule *route_find_rule(const struct route *route, uint32_t topic, struct span event_type,
-                                               const struct mapping_scope *scope, struct buf *scratch,
-                                               bool *ret_expected);
+const struct route_reply_rule *route_find_rule(const struct route *route, uint32_t topic,
+                                               struct span event_type, const struct mapping_scope *scope,
+                                               struct buf *scratch, bool *ret_expected);

@@ -49,5 +49,5 @@ bool schema_valid(const struct schema *schema, const struct json_doc *doc, const
 void schema_explain(const struct schema *schema, const struct json_doc *doc, const struct json_node *node,
                     struct buf *out);
 /* Appends one short English line "body.qrData.deviceId: expected string" for the first problem, for logs and load errors. */
-void schema_explain_line(const struct schema *schema, const struct json_doc *doc, const struct json_node *node,
-                         struct buf *out);
+void schema_explain_line(const struct schema *schema, const struct json_doc *doc,
+                         const struct json_node *node, struct buf *out);

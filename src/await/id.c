@@ -24,8 +24,8 @@ static void write_be(uint8_t *p, int bytes, uint32_t value)
     }
 }
 
-void await_id_make(struct await_id *id, const uint8_t random[AWAIT_ID_RANDOM], uint32_t instance, unsigned loop_number,
-                   uint32_t slot, uint32_t generation)
+void await_id_make(struct await_id *id, const uint8_t random[AWAIT_ID_RANDOM], uint32_t instance,
+                   unsigned loop_number, uint32_t slot, uint32_t generation)
 {
     write_be(id->bytes + ID_INSTANCE, 4, instance);
     id->bytes[ID_LOOP] = (uint8_t)loop_number;
@@ -69,7 +69,8 @@ unsigned await_handle_loop(uint64_t handle)
 
 enum err_code await_instance_new(uint32_t *ret_instance)
 {
-    return getrandom(ret_instance, sizeof(*ret_instance), 0) == (ssize_t)sizeof(*ret_instance) ? ERR_OK : ERR_INTERNAL;
+    return getrandom(ret_instance, sizeof(*ret_instance), 0) == (ssize_t)sizeof(*ret_instance) ? ERR_OK
+                                                                                               : ERR_INTERNAL;
 }
 
 void await_id_format(const struct await_id *id, char out[AWAIT_ID_TEXT_LEN + 1])

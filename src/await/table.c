@@ -49,8 +49,8 @@ const char *await_winner_name(enum await_winner winner)
     return names[winner];
 }
 
-struct await_table *await_table_new(struct loop *loop, unsigned loop_number, uint32_t instance, uint32_t capacity,
-                                    struct err *err)
+struct await_table *await_table_new(struct loop *loop, unsigned loop_number, uint32_t instance,
+                                    uint32_t capacity, struct err *err)
 {
     SG_ASSERT(loop_number < AWAIT_LOOPS_MAX && capacity > 0 && capacity < AWAIT_SLOTS_MAX);
     struct await_table *table = calloc(1, sizeof(*table));
@@ -195,7 +195,8 @@ void await_id_without_slot(struct await_table *table, struct await_id *ret_id)
 {
     uint32_t generation;
     memcpy(&generation, random_take(table, sizeof(generation)), sizeof(generation));
-    await_id_make(ret_id, random_take(table, AWAIT_ID_RANDOM), table->instance, table->loop_number, 0, generation);
+    await_id_make(ret_id, random_take(table, AWAIT_ID_RANDOM), table->instance, table->loop_number, 0,
+                  generation);
 }
 
 enum await_winner await_past_winner(const struct await_table *table, const struct await_id *id)

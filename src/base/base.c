@@ -9,8 +9,9 @@
 
 void base_bug(const char *cond, const char *file, int line)
 {
-    fprintf(stderr, "{\"level\":\"fatal\",\"msg\":\"bug: assertion failed\",\"cond\":\"%s\",\"at\":\"%s:%d\"}\n", cond,
-            file, line);
+    fprintf(stderr,
+            "{\"level\":\"fatal\",\"msg\":\"bug: assertion failed\",\"cond\":\"%s\",\"at\":\"%s:%d\"}\n",
+            cond, file, line);
     abort();
 }
 

@@ -101,9 +101,11 @@ bool clock_parse_iso(struct span text, int64_t *ret_unix_ms)
     static const unsigned char month_days[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
     unsigned year, month, day, hour, minute, second = 0, ms = 0;
     size_t pos = 0;
-    if (!read_digits(text, &pos, 4, &year) || !read_char(text, &pos, '-') || !read_digits(text, &pos, 2, &month) ||
-        !read_char(text, &pos, '-') || !read_digits(text, &pos, 2, &day) || !read_char(text, &pos, 'T') ||
-        !read_digits(text, &pos, 2, &hour) || !read_char(text, &pos, ':') || !read_digits(text, &pos, 2, &minute))
+    if (!read_digits(text, &pos, 4, &year) || !read_char(text, &pos, '-') ||
+        !read_digits(text, &pos, 2, &month) || !read_char(text, &pos, '-') ||
+        !read_digits(text, &pos, 2, &day) || !read_char(text, &pos, 'T') ||
+        !read_digits(text, &pos, 2, &hour) || !read_char(text, &pos, ':') ||
+        !read_digits(text, &pos, 2, &minute))
         return false;
     if (read_char(text, &pos, ':')) {
         if (!read_digits(text, &pos, 2, &second))

@@ -6,7 +6,8 @@
 
 #define HEADERS_MAX 160
 
-static const struct http_header content_type = {SPAN_INIT("Content-Type"), SPAN_INIT("application/json; charset=utf-8")};
+static const struct http_header content_type = {SPAN_INIT("Content-Type"),
+                                                SPAN_INIT("application/json; charset=utf-8")};
 static const struct http_header allow_origin = {SPAN_INIT("Access-Control-Allow-Origin"), SPAN_INIT("*")};
 static const struct http_header expose = {SPAN_INIT("Access-Control-Expose-Headers"),
                                           SPAN_INIT("X-Correlation-Id, Retry-After")};
@@ -54,8 +55,8 @@ void exchange_answer_error(struct exchange *ex, enum err_code code, const char *
     buf_printf(body, ",\"error\":\"%s\",\"statusCode\":%d,\"code\":\"%s\",\"correlationId\":\"%s\"}",
                reason_phrase(info->status), info->status, info->wire, ex->id_text);
     ex->code = code;
-    const struct http_header headers[] = {content_type, allow_origin, expose, correlation_header(ex),
-                                          {SPAN_LIT("Retry-After"), SPAN_LIT("1")}};
+    const struct http_header headers[] = {
+        content_type, allow_origin, expose, correlation_header(ex), {SPAN_LIT("Retry-After"), SPAN_LIT("1")}};
     const struct http_answer answer = {info->status, headers, info->retriable ? 5 : 4,
                                        buf_ok(body) ? buf_span(body) : SPAN_LIT("{}")};
     exchange_set_state(ex, EXCHANGE_ANSWERED);
@@ -70,14 +71,16 @@ void exchange_answer_preflight(struct exchange *ex)
         {SPAN_LIT("Access-Control-Allow-Headers"), SPAN_LIT("Content-Type, Authorization")},
         correlation_header(ex),
     };
-    const struct http_answer answer = {.status = 204, .headers = headers, .header_count = SG_ARRAY_LEN(headers)};
+    const struct http_answer answer = {
+        .status = 204, .headers = headers, .header_count = SG_ARRAY_LEN(headers)};
     exchange_set_state(ex, EXCHANGE_ANSWERED);
     http_request_answer(ex->http, &answer);
 }
 
 /* Header values of a rule are rendered one behind the other into `text`; offsets, because it may move. */
-static enum err_code rule_headers(struct exchange *ex, const struct route_answer *rule, const struct mapping_scope *scope,
-                                  struct http_header *headers, size_t *count)
+static enum err_code rule_headers(struct exchange *ex, const struct route_answer *rule,
+                                  const struct mapping_scope *scope, struct http_header *headers,
+                                  size_t *count)
 {
     struct buf *text = &ex->worker->text;
     size_t starts[HEADERS_MAX], at = *count;
@@ -85,7 +88,8 @@ static enum err_code rule_headers(struct exchange *ex, const struct route_answer
     for (size_t i = 0; i < rule->header_count && *count < HEADERS_MAX; i++) {
         bool missing;
         size_t start = text->len;
-        enum err_code code = mapping_render_text(rule->headers[i].value, scope, &ex->worker->scratch, text, &missing);
+        enum err_code code =
+            mapping_render_text(rule->headers[i].value, scope, &ex->worker->scratch, text, &missing);
         if (code != ERR_OK)
             return code;
         if (missing)
@@ -98,7 +102,8 @@ static enum err_code rule_headers(struct exchange *ex, const struct route_answer
     return ERR_OK;
 }
 
-void exchange_answer_rule(struct exchange *ex, const struct route_answer *rule, const struct mapping_scope *scope)
+void exchange_answer_rule(struct exchange *ex, const struct route_answer *rule,
+                          const struct mapping_scope *scope)
 {
     struct exchange_worker *worker = ex->worker;
     struct http_header headers[HEADERS_MAX];
@@ -123,8 +128,8 @@ void exchange_answer_rule(struct exchange *ex, const struct route_answer *rule, 
     http_request_answer(ex->http, &answer);
 }
 
-void exchange_answer_legacy(struct exchange *ex, const struct legacy_response *response, int64_t stream_length,
-                            struct span body, bool streamed)
+void exchange_answer_legacy(struct exchange *ex, const struct legacy_response *response,
+                            int64_t stream_length, struct span body, bool streamed)
 {
     struct http_header headers[HEADERS_MAX];
     size_t count = 0;

@@ -9,9 +9,9 @@
 /* ---- content type ---- */
 
 enum body_kind {
-    BODY_NONE,    /* no body, or of a type that the legacy backend does not read: "undefined" */
+    BODY_NONE, /* no body, or of a type that the legacy backend does not read: "undefined" */
     BODY_JSON,
-    BODY_OTHER,   /* the legacy backend reads it, we do not: urlencoded, compressed */
+    BODY_OTHER, /* the legacy backend reads it, we do not: urlencoded, compressed */
 };
 
 static struct span trimmed(struct span s)
@@ -133,7 +133,8 @@ static bool parse_body(struct exchange *ex, const struct json_node **ret_root)
     *ret_root = NULL;
     ex->worker->body_doc.count = 0;
     if (http_request_body_too_large(ex->http)) {
-        answer_raw(ex, ERR_BODY_TOO_LARGE, 413, "{\"statusCode\":413,\"message\":\"request entity too large\"}");
+        answer_raw(ex, ERR_BODY_TOO_LARGE, 413,
+                   "{\"statusCode\":413,\"message\":\"request entity too large\"}");
         return false;
     }
     enum body_kind kind = body_kind(ex, &charset);
@@ -146,7 +147,8 @@ static bool parse_body(struct exchange *ex, const struct json_node **ret_root)
     }
     if (kind == BODY_NONE)
         return true;
-    if (charset.ptr && !(charset.len >= 4 && span_eq_nocase((struct span){charset.ptr, 4}, SPAN_LIT("utf-")))) {
+    if (charset.ptr &&
+        !(charset.len >= 4 && span_eq_nocase((struct span){charset.ptr, 4}, SPAN_LIT("utf-")))) {
         answer_charset(ex, charset);
         return false;
     }
@@ -199,7 +201,8 @@ static bool check_parameters(struct exchange *ex)
         return true;
     struct buf *scratch = &ex->worker->scratch;
     buf_clear(scratch);
-    buf_printf(scratch, "Failed to decode param '%.*s'", (int)ex->match.bad_param.len, ex->match.bad_param.ptr);
+    buf_printf(scratch, "Failed to decode param '%.*s'", (int)ex->match.bad_param.len,
+               ex->match.bad_param.ptr);
     answer_nest(ex, ERR_BAD_REQUEST, "Bad Request", buf_span(scratch));
     return false;
 }
@@ -233,7 +236,9 @@ static bool check_schema(struct exchange *ex, const struct json_node *root)
         return true;
     struct buf *text = &ex->worker->text;
     buf_clear(text);
-    buf_append_lit(text, "{\"paramsResult\":null,\"headersResult\":null,\"queryResult\":null,\"bodyResult\":{\"issues\":");
+    buf_append_lit(
+        text,
+        "{\"paramsResult\":null,\"headersResult\":null,\"queryResult\":null,\"bodyResult\":{\"issues\":");
     schema_explain(route->body_schema, &ex->worker->body_doc, root, text);
     buf_append_lit(text, ",\"name\":\"ZodError\"}}");
     ex->code = ERR_INVALID;

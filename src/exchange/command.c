@@ -25,9 +25,10 @@ static bool traceparent_ok(struct span s)
 {
     if (s.len != 55 || s.ptr[2] != '-' || s.ptr[35] != '-' || s.ptr[52] != '-')
         return false;
-    struct span version = {s.ptr, 2}, trace = {s.ptr + 3, 32}, parent = {s.ptr + 36, 16}, flags = {s.ptr + 53, 2};
-    return span_eq(version, SPAN_LIT("00")) && is_hex(trace) && is_hex(parent) && is_hex(flags) && !all_zero(trace) &&
-           !all_zero(parent);
+    struct span version = {s.ptr, 2}, trace = {s.ptr + 3, 32}, parent = {s.ptr + 36, 16},
+                flags = {s.ptr + 53, 2};
+    return span_eq(version, SPAN_LIT("00")) && is_hex(trace) && is_hex(parent) && is_hex(flags) &&
+           !all_zero(trace) && !all_zero(parent);
 }
 
 /* The client's, or a new one whose trace id is the correlation id without its dashes. */
@@ -93,12 +94,9 @@ static enum err_code produce(struct exchange *ex, bool has_key)
     struct span id = {ex->id_text, AWAIT_ID_TEXT_LEN};
     struct span idempotency_key = http_request_header(ex->http, "Idempotency-Key");
     struct kafka_header headers[8] = {
-        {"content-type", SPAN_LIT("application/json")},
-        {"correlation-id", id},
-        {"event-type", ex->route->command.event_type},
-        {"traceparent", traceparent(ex, made)},
-        {"deadline", buf_span(&deadline_text)},
-        {"kafka_correlationId", id},
+        {"content-type", SPAN_LIT("application/json")}, {"correlation-id", id},
+        {"event-type", ex->route->command.event_type},  {"traceparent", traceparent(ex, made)},
+        {"deadline", buf_span(&deadline_text)},         {"kafka_correlationId", id},
     };
     size_t count = 6;
     if (state->reply_topic)

@@ -53,7 +53,8 @@ void exchange_scope(const struct exchange *ex, struct mapping_scope *scope)
         .claims = ex->principal ? &ex->principal->claims : NULL,
         .path = ex->match.params,
         .path_count = ex->match.param_count,
-        .query = mark ? (struct span){mark + 1, (size_t)(target.ptr + target.len - mark - 1)} : (struct span){"", 0},
+        .query = mark ? (struct span){mark + 1, (size_t)(target.ptr + target.len - mark - 1)}
+                      : (struct span){"", 0},
         .header = header_of,
         .header_arg = ex,
         .correlation_id = {ex->id_text, AWAIT_ID_TEXT_LEN},
@@ -82,7 +83,8 @@ static void on_deadline(struct await_entry *entry)
 {
     struct exchange *ex = SG_CONTAINER_OF(entry, struct exchange, entry);
     exchange_unpark(ex, AWAIT_WON_DEADLINE);
-    exchange_answer_error(ex, ERR_REPLY_TIMEOUT, "No reply arrived in time; the outcome of the command is unknown");
+    exchange_answer_error(ex, ERR_REPLY_TIMEOUT,
+                          "No reply arrived in time; the outcome of the command is unknown");
 }
 
 void exchange_worker_abandon(struct exchange_worker *worker)
@@ -90,7 +92,8 @@ void exchange_worker_abandon(struct exchange_worker *worker)
     for (struct await_entry *entry; (entry = await_first(worker->table));) {
         struct exchange *ex = SG_CONTAINER_OF(entry, struct exchange, entry);
         exchange_unpark(ex, AWAIT_WON_SHUTDOWN);
-        exchange_answer_error(ex, ERR_ABANDONED, "The gateway is stopping; the outcome of the command is unknown");
+        exchange_answer_error(ex, ERR_ABANDONED,
+                              "The gateway is stopping; the outcome of the command is unknown");
     }
 }
 
@@ -119,7 +122,8 @@ static void begin_without_kafka(struct exchange *ex)
     }
     struct span method = http_request_method(ex->http), target = http_request_target(ex->http);
     buf_clear(&ex->worker->text);
-    buf_printf(&ex->worker->text, "Cannot %.*s %.*s", (int)method.len, method.ptr, (int)target.len, target.ptr);
+    buf_printf(&ex->worker->text, "Cannot %.*s %.*s", (int)method.len, method.ptr, (int)target.len,
+               target.ptr);
     buf_append_char(&ex->worker->text, '\0');
     exchange_answer_error(ex, ERR_NOT_FOUND, buf_ok(&ex->worker->text) ? ex->worker->text.ptr : "Not found");
 }
@@ -129,7 +133,8 @@ static void *on_begin(void *arg, struct http_request *http)
     struct exchange_worker *worker = arg;
     struct exchange *ex = calloc(1, sizeof(*ex));
     if (!ex) {
-        const struct http_answer answer = {.status = 503, .body = SPAN_LIT("{\"message\":\"Out of memory\",\"statusCode\":503}")};
+        const struct http_answer answer = {
+            .status = 503, .body = SPAN_LIT("{\"message\":\"Out of memory\",\"statusCode\":503}")};
         http_request_answer(http, &answer);
         return NULL;
     }
@@ -140,8 +145,8 @@ static void *on_begin(void *arg, struct http_request *http)
     worker->active++;
     await_id_without_slot(worker->table, &ex->id);
     await_id_format(&ex->id, ex->id_text);
-    if (route_table_match(worker->shared->routes, http_request_method(http), http_request_target(http), &ex->match) !=
-        ERR_OK) {
+    if (route_table_match(worker->shared->routes, http_request_method(http), http_request_target(http),
+                          &ex->match) != ERR_OK) {
         exchange_answer_error(ex, ERR_NO_MEMORY, "Out of memory");
         return ex;
     }

@@ -5,7 +5,8 @@
 
 /* Appends the key of one match, or returns false when a field is missing: such a request or event matches nothing. */
 static bool append_key(const struct route *route, size_t match_index, struct mapping_template *const *fields,
-                       const struct mapping_scope *scope, struct buf *scratch, struct buf *value, struct buf *key)
+                       const struct mapping_scope *scope, struct buf *scratch, struct buf *value,
+                       struct buf *key)
 {
     const struct route_field_match *match = &route->field_matches[match_index];
     buf_clear(key);
@@ -31,8 +32,8 @@ void exchange_fields_add(struct exchange *ex, const struct mapping_scope *scope)
     if (!ex->field_nodes)
         return; /* its reply by id still ends it */
     for (size_t i = 0; i < route->field_match_count; i++)
-        if (append_key(route, i, route->field_matches[i].request_fields, scope, &worker->scratch, &worker->payload,
-                       &worker->text))
+        if (append_key(route, i, route->field_matches[i].request_fields, scope, &worker->scratch,
+                       &worker->payload, &worker->text))
             ex->field_nodes[i] = await_fields_add(worker->shared->fields, buf_span(&worker->text),
                                                   await_id_handle(&ex->id), ex->now_ms);
 }
@@ -73,7 +74,8 @@ uint64_t exchange_fields_find(struct exchange_shared *shared, const struct kafka
         const struct route *route = &shared->routes->routes[r];
         for (size_t i = 0; i < route->field_match_count && !handle; i++) {
             const struct route_field_match *match = &route->field_matches[i];
-            if (match->topic != record->topic || (match->event_type.ptr && !(type && json_string_eq(doc, type, match->event_type))))
+            if (match->topic != record->topic ||
+                (match->event_type.ptr && !(type && json_string_eq(doc, type, match->event_type))))
                 continue;
             if (append_key(route, i, match->reply_fields, &scope, &scratch, &value, &key))
                 handle = await_fields_find_only(shared->fields, buf_span(&key), event_ms);

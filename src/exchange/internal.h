@@ -8,11 +8,11 @@
 #define EXCHANGE_JSON_NODES 65536u
 #define EXCHANGE_SMALL_BODY (16 << 10) /* legacy answers up to this size are sent in one piece */
 
-#define EXCHANGE_STATES(X)                                                                                   \
-    X(EXCHANGE_NEW, "new")               /* the head is being looked at */                                   \
-    X(EXCHANGE_COLLECTING, "collecting") /* Kafka path: the body comes in */                                 \
-    X(EXCHANGE_PARKED, "parked")         /* the command is out; the awaiter table has it */                  \
-    X(EXCHANGE_PROXYING, "proxying")     /* legacy path: a call is under way */                              \
+#define EXCHANGE_STATES(X)                                                                  \
+    X(EXCHANGE_NEW, "new")               /* the head is being looked at */                  \
+    X(EXCHANGE_COLLECTING, "collecting") /* Kafka path: the body comes in */                \
+    X(EXCHANGE_PARKED, "parked")         /* the command is out; the awaiter table has it */ \
+    X(EXCHANGE_PROXYING, "proxying")     /* legacy path: a call is under way */             \
     X(EXCHANGE_ANSWERED, "answered")     /* an answer is queued, or the client is gone */
 enum exchange_state {
 #define X(code, name) code,
@@ -46,18 +46,18 @@ struct exchange {
     struct route_match match;
     const struct route *route; /* NULL: no route file names it */
     struct await_entry entry;
-    struct await_id id;      /* the correlation id, whatever the path */
+    struct await_id id; /* the correlation id, whatever the path */
     char id_text[AWAIT_ID_TEXT_LEN + 1];
     struct auth_principal *principal;
     int64_t now_ms, deadline_ms; /* unix ms of the command */
     uint64_t parked_ns;          /* CLOCK_MONOTONIC */
     uint64_t waited_ns;          /* produce to reply */
     bool delivered, uncertain;
-    bool in_flight;              /* counted in the route's bulkhead */
+    bool in_flight;                         /* counted in the route's bulkhead */
     struct await_fields_node **field_nodes; /* one per field match of the route; NULL: off */
     struct legacy_call *call;
     bool legacy_streaming, legacy_ended;
-    struct buf legacy_body;      /* a small answer being gathered */
+    struct buf legacy_body;          /* a small answer being gathered */
     struct http_answer *legacy_head; /* its head, kept meanwhile */
 };
 
@@ -89,9 +89,10 @@ void exchange_fall_back(struct exchange *ex, enum path_fallback reason, enum err
 /* answer.c */
 void exchange_answer_error(struct exchange *ex, enum err_code code, const char *message);
 void exchange_answer_json(struct exchange *ex, int status, struct span body);
-void exchange_answer_rule(struct exchange *ex, const struct route_answer *answer, const struct mapping_scope *scope);
-void exchange_answer_legacy(struct exchange *ex, const struct legacy_response *response, int64_t stream_length,
-                            struct span body, bool streamed);
+void exchange_answer_rule(struct exchange *ex, const struct route_answer *answer,
+                          const struct mapping_scope *scope);
+void exchange_answer_legacy(struct exchange *ex, const struct legacy_response *response,
+                            int64_t stream_length, struct span body, bool streamed);
 void exchange_answer_preflight(struct exchange *ex);
 /* report.c */
 void exchange_report(struct exchange *ex, const struct http_summary *summary);

@@ -63,8 +63,8 @@ static void format_peer(const struct sockaddr *peer, char out[INET6_ADDRSTRLEN])
 }
 
 /* X-Forwarded-*: a trusted proxy's are continued, anybody else's are replaced by what we saw. */
-static size_t extra_headers(struct exchange *ex, struct header_list *list, struct buf *text, char peer_text[INET6_ADDRSTRLEN],
-                            struct legacy_header extra[EXTRA_MAX])
+static size_t extra_headers(struct exchange *ex, struct header_list *list, struct buf *text,
+                            char peer_text[INET6_ADDRSTRLEN], struct legacy_header extra[EXTRA_MAX])
 {
     const struct exchange_shared *shared = ex->worker->shared;
     const struct sockaddr *peer = http_request_peer(ex->http);
@@ -79,12 +79,15 @@ static size_t extra_headers(struct exchange *ex, struct header_list *list, struc
     buf_append_span(text, span_of(peer_text));
     extra[count++] = (struct legacy_header){SPAN_LIT("X-Forwarded-For"), buf_span(text)};
     bool proto = list->trusted && list->forwarded_proto.ptr, host = list->trusted && list->forwarded_host.ptr;
-    extra[count++] = (struct legacy_header){SPAN_LIT("X-Forwarded-Proto"), proto ? list->forwarded_proto : SPAN_LIT("http")};
+    extra[count++] = (struct legacy_header){SPAN_LIT("X-Forwarded-Proto"),
+                                            proto ? list->forwarded_proto : SPAN_LIT("http")};
     struct span own_host = http_request_header(ex->http, "Host");
     if (host || own_host.ptr)
-        extra[count++] = (struct legacy_header){SPAN_LIT("X-Forwarded-Host"), host ? list->forwarded_host : own_host};
+        extra[count++] =
+            (struct legacy_header){SPAN_LIT("X-Forwarded-Host"), host ? list->forwarded_host : own_host};
     if (!list->has_correlation_id)
-        extra[count++] = (struct legacy_header){SPAN_LIT("X-Correlation-Id"), {ex->id_text, AWAIT_ID_TEXT_LEN}};
+        extra[count++] =
+            (struct legacy_header){SPAN_LIT("X-Correlation-Id"), {ex->id_text, AWAIT_ID_TEXT_LEN}};
     return count;
 }
 
@@ -169,7 +172,8 @@ static struct http_answer *copy_head(const struct legacy_response *response)
         return NULL;
     struct http_header *headers = (struct http_header *)(void *)(head + 1);
     char *text = (char *)(headers + response->header_count);
-    *head = (struct http_answer){.status = response->status, .headers = headers, .header_count = response->header_count};
+    *head = (struct http_answer){
+        .status = response->status, .headers = headers, .header_count = response->header_count};
     for (size_t i = 0; i < response->header_count; i++) {
         const struct legacy_header *from = &response->headers[i];
         memcpy(text, from->name.ptr, from->name.len);
@@ -240,7 +244,7 @@ static void on_end(void *arg, enum err_code code)
                               code == ERR_LEGACY_TIMEOUT       ? "The legacy backend did not answer in time"
                               : code == ERR_LEGACY_UNREACHABLE ? "The legacy backend cannot be reached"
                               : code == ERR_OVERLOADED         ? "Too many requests to the legacy backend"
-                                                               : "The legacy backend gave no complete answer");
+                                                       : "The legacy backend gave no complete answer");
     http_request_body_resume(ex->http); /* an upload held back goes on, to be discarded */
 }
 

@@ -11,7 +11,8 @@ static const char *const id_headers[] = {"correlation-id", "kafka_correlationId"
 
 enum whose { NOBODYS, OURS, STRANGERS };
 
-static enum whose look_at_id(const struct exchange_shared *shared, struct span text, struct kafka_record *record)
+static enum whose look_at_id(const struct exchange_shared *shared, struct span text,
+                             struct kafka_record *record)
 {
     if (!await_id_parse(text, &record->id))
         return NOBODYS;
@@ -100,7 +101,8 @@ static bool body_agrees(struct exchange *ex, const struct kafka_record *record)
     if (record->by_fields || !node || node->type == JSON_NULL)
         return true;
     buf_clear(&ex->worker->scratch);
-    struct span text = node->type == JSON_STRING ? json_string(doc, node, &ex->worker->scratch) : (struct span){NULL, 0};
+    struct span text =
+        node->type == JSON_STRING ? json_string(doc, node, &ex->worker->scratch) : (struct span){NULL, 0};
     return text.ptr && await_id_parse(text, &id) && await_id_eq(&id, &ex->id);
 }
 
@@ -154,8 +156,8 @@ void exchange_on_reply(void *loop_arg, const struct kafka_record *record)
     struct exchange_worker *worker = loop_arg;
     struct await_entry *entry = record->by_fields ? await_find_handle(worker->table, record->handle)
                                                   : await_find(worker->table, &record->id);
-    enum ops_reply result =
-        entry ? finish(SG_CONTAINER_OF(entry, struct exchange, entry), record) : classify_loss(worker, record);
+    enum ops_reply result = entry ? finish(SG_CONTAINER_OF(entry, struct exchange, entry), record)
+                                  : classify_loss(worker, record);
     ops_count_reply(worker->counters, result);
     uint64_t suppressed;
     if ((result == OPS_REPLY_MISMATCHED || result == OPS_REPLY_INVALID) &&

@@ -87,8 +87,8 @@ const char *exchange_route_closed(const struct exchange_shared *shared, const st
 
 /* ---- workers ---- */
 
-struct exchange_worker *exchange_worker_new(struct exchange_shared *shared, struct loop *loop, unsigned loop_number,
-                                            struct err *err)
+struct exchange_worker *exchange_worker_new(struct exchange_shared *shared, struct loop *loop,
+                                            unsigned loop_number, struct err *err)
 {
     struct exchange_worker *worker = calloc(1, sizeof(*worker));
     if (!worker) {
@@ -125,13 +125,15 @@ void exchange_worker_freep(struct exchange_worker **worker_ptr)
     json_fini(&worker->body_doc);
     json_fini(&worker->reply_doc);
     json_fini(&worker->command_doc);
-    struct buf *const bufs[] = {&worker->scratch, &worker->payload, &worker->value, &worker->key, &worker->text};
+    struct buf *const bufs[] = {&worker->scratch, &worker->payload, &worker->value, &worker->key,
+                                &worker->text};
     for (size_t i = 0; i < SG_ARRAY_LEN(bufs); i++)
         buf_fini(bufs[i]);
     free(worker);
 }
 
-void exchange_worker_collect(struct exchange_worker *worker, struct ops_counters *counters, struct ops_gauges *gauges)
+void exchange_worker_collect(struct exchange_worker *worker, struct ops_counters *counters,
+                             struct ops_gauges *gauges)
 {
     (void)!ops_counters_add(counters, worker->counters);
     struct ops_gauges mine = {

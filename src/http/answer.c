@@ -18,7 +18,8 @@ enum MHD_Result http_queue(struct http_request *request)
 }
 
 /* Header lines with NUL-terminated copies; a value with a line break in it is dropped by libmicrohttpd. */
-static void add_headers(struct http_request *request, struct MHD_Response *response, const struct http_answer *answer)
+static void add_headers(struct http_request *request, struct MHD_Response *response,
+                        const struct http_answer *answer)
 {
     struct buf *scratch = &request->front->scratch;
     for (size_t i = 0; i < answer->header_count; i++) {
@@ -35,7 +36,8 @@ static void add_headers(struct http_request *request, struct MHD_Response *respo
         MHD_add_response_header(response, "Connection", "close");
 }
 
-static void answer_with(struct http_request *request, const struct http_answer *answer, struct MHD_Response *response)
+static void answer_with(struct http_request *request, const struct http_answer *answer,
+                        struct MHD_Response *response)
 {
     SG_ASSERT(!http_request_is_answered(request));
     if (!response) {
@@ -64,8 +66,8 @@ void http_request_answer(struct http_request *request, const struct http_answer 
 void http_answer_failure(struct http_request *request, int status, const char *error, const char *message)
 {
     char body[256];
-    int len = snprintf(body, sizeof(body), "{\"message\":\"%s\",\"error\":\"%s\",\"statusCode\":%d}", message, error,
-                       status);
+    int len = snprintf(body, sizeof(body), "{\"message\":\"%s\",\"error\":\"%s\",\"statusCode\":%d}", message,
+                       error, status);
     const struct http_header headers[] = {
         {SPAN_LIT("Content-Type"), SPAN_LIT("application/json; charset=utf-8")},
         {SPAN_LIT("Access-Control-Allow-Origin"), SPAN_LIT("*")},
@@ -106,11 +108,13 @@ static ssize_t stream_read(void *cls, uint64_t pos, char *out, size_t max)
     return 0;
 }
 
-void http_request_answer_stream(struct http_request *request, const struct http_answer *answer, int64_t length)
+void http_request_answer_stream(struct http_request *request, const struct http_answer *answer,
+                                int64_t length)
 {
     uint64_t size = length < 0 ? MHD_SIZE_UNKNOWN : (uint64_t)length;
     request->streaming = true;
-    answer_with(request, answer, MHD_create_response_from_callback(size, STREAM_BLOCK, stream_read, request, NULL));
+    answer_with(request, answer,
+                MHD_create_response_from_callback(size, STREAM_BLOCK, stream_read, request, NULL));
 }
 
 /* Wakes the connection if it sleeps in stream_read(), not if it is still parked before its answer. */

@@ -62,7 +62,8 @@ static void on_mhd_log(void *cls, const char *format, va_list ap)
     struct http_front *front = cls;
     uint64_t suppressed;
     char text[256];
-    if (log_get_level() > LOG_DEBUG || !log_limit_ok(&front->log_limit, loop_now_ns(front->loop), 20, &suppressed))
+    if (log_get_level() > LOG_DEBUG ||
+        !log_limit_ok(&front->log_limit, loop_now_ns(front->loop), 20, &suppressed))
         return;
     vsnprintf(text, sizeof(text), format, ap);
     struct log_line line;
@@ -130,13 +131,13 @@ static struct http_pack *pack_new(struct http_front *front)
     pack->idle.on_timer = on_pack_idle;
     const struct http_settings *settings = &front->settings;
     pack->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL,
-        http_on_access, pack, MHD_OPTION_EXTERNAL_LOGGER, on_mhd_log, front, MHD_OPTION_CONNECTION_LIMIT,
-        (unsigned)HTTP_PACK_CONNECTIONS, MHD_OPTION_CONNECTION_MEMORY_LIMIT, settings->connection_memory,
-        MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)((settings->idle_timeout_ms + 999) / 1000),
-        MHD_OPTION_URI_LOG_CALLBACK, http_on_first_line, pack, MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, NULL,
-        MHD_OPTION_NOTIFY_CONNECTION, on_connection, pack, MHD_OPTION_NOTIFY_COMPLETED, http_on_completed, pack,
-        MHD_OPTION_END);
+        MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL,
+        NULL, http_on_access, pack, MHD_OPTION_EXTERNAL_LOGGER, on_mhd_log, front,
+        MHD_OPTION_CONNECTION_LIMIT, (unsigned)HTTP_PACK_CONNECTIONS, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+        settings->connection_memory, MHD_OPTION_CONNECTION_TIMEOUT,
+        (unsigned)((settings->idle_timeout_ms + 999) / 1000), MHD_OPTION_URI_LOG_CALLBACK, http_on_first_line,
+        pack, MHD_OPTION_UNESCAPE_CALLBACK, keep_escapes, NULL, MHD_OPTION_NOTIFY_CONNECTION, on_connection,
+        pack, MHD_OPTION_NOTIFY_COMPLETED, http_on_completed, pack, MHD_OPTION_END);
     if (pack->daemon) {
         pack->io.fd = MHD_get_daemon_info(pack->daemon, MHD_DAEMON_INFO_EPOLL_FD)->epoll_fd;
         if (loop_io_add(front->loop, &pack->io, EPOLLIN) == ERR_OK) {

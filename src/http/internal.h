@@ -9,9 +9,9 @@
 #include "syncgate/log.h"
 
 #define HTTP_PACK_CONNECTIONS 256u
-#define HTTP_FRONTS_MAX 256u
-#define HTTP_STREAM_BUFFER (64u << 10)
-#define HTTP_DISCARD_MAX (1u << 20) /* bytes of an upload that an early answer may still wait for */
+#define HTTP_FRONTS_MAX       256u
+#define HTTP_STREAM_BUFFER    (64u << 10)
+#define HTTP_DISCARD_MAX      (1u << 20) /* bytes of an upload that an early answer may still wait for */
 
 struct http_listener {
     int fd;
@@ -29,9 +29,9 @@ struct http_pack {
     struct http_pack *next;
     struct MHD_Daemon *daemon;
     uint32_t connections;
-    struct loop_io io;       /* the daemon's epoll descriptor */
-    struct loop_task run;    /* MHD_run() at the end of the turn */
-    struct loop_timer idle;  /* the daemon's next time-out */
+    struct loop_io io;      /* the daemon's epoll descriptor */
+    struct loop_task run;   /* MHD_run() at the end of the turn */
+    struct loop_timer idle; /* the daemon's next time-out */
 };
 
 struct http_front {
@@ -42,7 +42,7 @@ struct http_front {
     struct loop_timer accept_pause;
     struct http_pack *packs;
     struct http_request *requests; /* all that are under way */
-    atomic_uint connections; /* read by the other fronts to balance */
+    atomic_uint connections;       /* read by the other fronts to balance */
     uint32_t active;
     bool draining;
     struct buf scratch;
@@ -73,9 +73,9 @@ struct http_request {
     const char *version;
     enum http_phase phase;
     enum http_body_mode body_mode;
-    bool begun;          /* on_begin was called, so on_done is due */
-    bool suspended;      /* libmicrohttpd's connection is */
-    bool gone;           /* on_gone was called */
+    bool begun;     /* on_begin was called, so on_done is due */
+    bool suspended; /* libmicrohttpd's connection is */
+    bool gone;      /* on_gone was called */
     bool aborted;
     bool body_too_large;
     size_t discarded;
@@ -101,7 +101,8 @@ void http_accept_stop(struct http_front *front);
 void *http_on_first_line(void *cls, const char *uri, struct MHD_Connection *mhd);
 enum MHD_Result http_on_access(void *cls, struct MHD_Connection *mhd, const char *url, const char *method,
                                const char *version, const char *data, size_t *data_len, void **context);
-void http_on_completed(void *cls, struct MHD_Connection *mhd, void **context, enum MHD_RequestTerminationCode code);
+void http_on_completed(void *cls, struct MHD_Connection *mhd, void **context,
+                       enum MHD_RequestTerminationCode code);
 void http_on_client_gone(struct http_connection *connection);
 void http_resume(struct http_request *request);
 /* answer.c */

@@ -12,7 +12,7 @@
 
 #include "internal.h"
 
-#define ACCEPT_BATCH 32
+#define ACCEPT_BATCH    32
 #define ACCEPT_PAUSE_NS (50 * SG_NSEC_PER_MSEC)
 
 struct handover {
@@ -35,7 +35,8 @@ static enum err_code split_address(const char *text, char host[64], char port[8]
         host_len -= 2;
     }
     uint64_t number;
-    if (!colon || host_len == 0 || host_len >= 64 || !base_parse_u64(span_of(colon + 1), &number) || number > 65535)
+    if (!colon || host_len == 0 || host_len >= 64 || !base_parse_u64(span_of(colon + 1), &number) ||
+        number > 65535)
         return err_set(err, ERR_CONFIG, "%s: expected HOST:PORT", text);
     memcpy(host, text, host_len);
     host[host_len] = '\0';
@@ -66,8 +67,10 @@ static void write_address(struct http_listener *listener)
     socklen_t len = sizeof(bound);
     char host[64], port[8];
     getsockname(listener->fd, (struct sockaddr *)&bound, &len);
-    getnameinfo((struct sockaddr *)&bound, len, host, sizeof(host), port, sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV);
-    snprintf(listener->address, sizeof(listener->address), bound.ss_family == AF_INET6 ? "[%s]:%s" : "%s:%s", host, port);
+    getnameinfo((struct sockaddr *)&bound, len, host, sizeof(host), port, sizeof(port),
+                NI_NUMERICHOST | NI_NUMERICSERV);
+    snprintf(listener->address, sizeof(listener->address), bound.ss_family == AF_INET6 ? "[%s]:%s" : "%s:%s",
+             host, port);
 }
 
 struct http_listener *http_listener_new(const char *address, uint32_t max_connections, struct err *err)
@@ -75,7 +78,8 @@ struct http_listener *http_listener_new(const char *address, uint32_t max_connec
     char host[64], port[8];
     if (split_address(address, host, port, err) != ERR_OK)
         return NULL;
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *info = NULL;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV},
+                    *info = NULL;
     int rc = getaddrinfo(host, port, &hints, &info);
     if (rc != 0) {
         err_set(err, ERR_CONFIG, "%s: %s", address, gai_strerror(rc));
@@ -143,11 +147,13 @@ static struct http_front *least_loaded(struct http_front *self)
 static void on_handover(struct loop_msg *msg)
 {
     struct handover *handover = SG_CONTAINER_OF(msg, struct handover, msg);
-    http_front_take(handover->front, handover->fd, (struct sockaddr *)&handover->address, handover->address_len);
+    http_front_take(handover->front, handover->fd, (struct sockaddr *)&handover->address,
+                    handover->address_len);
     free(handover);
 }
 
-static void give(struct http_front *self, int fd, const struct sockaddr_storage *address, socklen_t address_len)
+static void give(struct http_front *self, int fd, const struct sockaddr_storage *address,
+                 socklen_t address_len)
 {
     struct http_front *front = least_loaded(self);
     /* Counted here, so that the next choice sees it. */
@@ -178,7 +184,8 @@ static void accept_pause(struct http_front *front, const char *why)
         log_end(&line);
     }
     loop_io_del(front->loop, &front->accept_io);
-    if (loop_timer_set(front->loop, &front->accept_pause, loop_now_ns(front->loop) + ACCEPT_PAUSE_NS) != ERR_OK)
+    if (loop_timer_set(front->loop, &front->accept_pause, loop_now_ns(front->loop) + ACCEPT_PAUSE_NS) !=
+        ERR_OK)
         (void)http_accept_start(front);
 }
 

@@ -41,7 +41,8 @@ void *http_on_first_line(void *cls, const char *uri, struct MHD_Connection *mhd)
     return request;
 }
 
-void http_on_completed(void *cls, struct MHD_Connection *mhd, void **context, enum MHD_RequestTerminationCode code)
+void http_on_completed(void *cls, struct MHD_Connection *mhd, void **context,
+                       enum MHD_RequestTerminationCode code)
 {
     (void)cls;
     (void)mhd;
@@ -58,7 +59,8 @@ void http_on_completed(void *cls, struct MHD_Connection *mhd, void **context, en
         const struct http_summary summary = {
             .status = request->phase == HTTP_PHASE_ANSWERED ? request->status : 0,
             .completed = code == MHD_REQUEST_TERMINATED_COMPLETED_OK && !request->aborted,
-            .client_gone = request->gone || request->connection->gone || code == MHD_REQUEST_TERMINATED_CLIENT_ABORT ||
+            .client_gone = request->gone || request->connection->gone ||
+                           code == MHD_REQUEST_TERMINATED_CLIENT_ABORT ||
                            code == MHD_REQUEST_TERMINATED_READ_ERROR,
             .started_ns = request->started_ns,
         };
@@ -132,7 +134,8 @@ struct framing {
     bool bad_length;
 };
 
-static enum MHD_Result look_at_framing(void *cls, enum MHD_ValueKind kind, const char *name, const char *value)
+static enum MHD_Result look_at_framing(void *cls, enum MHD_ValueKind kind, const char *name,
+                                       const char *value)
 {
     (void)kind;
     struct framing *framing = cls;
@@ -295,8 +298,8 @@ struct span http_request_header(const struct http_request *request, const char *
 {
     const char *value = NULL;
     size_t len = 0;
-    if (MHD_lookup_connection_value_n(request->connection->mhd, MHD_HEADER_KIND, name, strlen(name), &value, &len) !=
-            MHD_YES ||
+    if (MHD_lookup_connection_value_n(request->connection->mhd, MHD_HEADER_KIND, name, strlen(name), &value,
+                                      &len) != MHD_YES ||
         !value)
         return (struct span){NULL, 0};
     return (struct span){value, len};
@@ -312,7 +315,8 @@ static enum MHD_Result each_header(void *cls, enum MHD_ValueKind kind, const cha
 {
     (void)kind;
     const struct each_header *each = cls;
-    each->on_header(each->arg, (struct span){name, name_len}, (struct span){value ? value : "", value ? value_len : 0});
+    each->on_header(each->arg, (struct span){name, name_len},
+                    (struct span){value ? value : "", value ? value_len : 0});
     return MHD_YES;
 }
 

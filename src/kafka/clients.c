@@ -10,7 +10,10 @@
 
 static enum log_level level_of(int syslog_level)
 {
-    return syslog_level <= 3 ? LOG_ERROR : syslog_level <= 4 ? LOG_WARN : syslog_level <= 6 ? LOG_INFO : LOG_DEBUG;
+    return syslog_level <= 3   ? LOG_ERROR
+           : syslog_level <= 4 ? LOG_WARN
+           : syslog_level <= 6 ? LOG_INFO
+                               : LOG_DEBUG;
 }
 
 /* Thread: librdkafka's. */
@@ -36,7 +39,8 @@ void kafka_set_reachable(struct kafka *kafka, bool reachable, const char *why)
     if (atomic_exchange_explicit(&kafka->reachable, reachable, memory_order_acq_rel) == reachable)
         return;
     struct log_line line;
-    log_begin(&line, reachable ? LOG_INFO : LOG_ERROR, reachable ? "kafka reachable again" : "kafka unreachable");
+    log_begin(&line, reachable ? LOG_INFO : LOG_ERROR,
+              reachable ? "kafka reachable again" : "kafka unreachable");
     log_str(&line, "reason", why);
     log_end(&line);
     if (!reachable)
@@ -52,7 +56,9 @@ static void on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
         return;
     }
     struct log_line line;
-    log_begin(&line, code == RD_KAFKA_RESP_ERR__TRANSPORT || code == RD_KAFKA_RESP_ERR__RESOLVE ? LOG_INFO : LOG_WARN,
+    log_begin(&line,
+              code == RD_KAFKA_RESP_ERR__TRANSPORT || code == RD_KAFKA_RESP_ERR__RESOLVE ? LOG_INFO
+                                                                                         : LOG_WARN,
               "kafka client error");
     log_str(&line, "client", rd_kafka_name(rk));
     log_str(&line, "code", rd_kafka_err2name((rd_kafka_resp_err_t)code));
@@ -68,12 +74,8 @@ struct defaults {
 
 /* Safety first (design.md section 5): with retries=0 librdkafka repeats only what certainly was not written. */
 static const struct defaults common_defaults[] = {
-    {"client.id", "syncgate"},
-    {"socket.nagle.disable", "true"},
-    {"socket.keepalive.enable", "true"},
-    {"reconnect.backoff.ms", "50"},
-    {"reconnect.backoff.max.ms", "1000"},
-    {"log.connection.close", "false"},
+    {"client.id", "syncgate"},      {"socket.nagle.disable", "true"},     {"socket.keepalive.enable", "true"},
+    {"reconnect.backoff.ms", "50"}, {"reconnect.backoff.max.ms", "1000"}, {"log.connection.close", "false"},
 };
 static const struct defaults producer_defaults[] = {
     {"acks", "all"},
@@ -101,7 +103,8 @@ static enum err_code set_one(rd_kafka_conf_t *conf, const char *name, const char
     return err_set(err, ERR_CONFIG, "kafka property %s: %s", name, text);
 }
 
-static enum err_code set_all(rd_kafka_conf_t *conf, const struct defaults *defaults, size_t count, struct err *err)
+static enum err_code set_all(rd_kafka_conf_t *conf, const struct defaults *defaults, size_t count,
+                             struct err *err)
 {
     for (size_t i = 0; i < count; i++)
         if (set_one(conf, defaults[i].name, defaults[i].value, err) != ERR_OK)
@@ -116,7 +119,8 @@ static enum err_code configure(struct kafka *kafka, rd_kafka_conf_t *conf, rd_ka
     snprintf(timeout, sizeof(timeout), "%u", settings->message_timeout_ms);
     bool producer = type == RD_KAFKA_PRODUCER;
     if (set_all(conf, common_defaults, SG_ARRAY_LEN(common_defaults), err) != ERR_OK ||
-        set_one(conf, "bootstrap.servers", kafka->bootstrap ? kafka->bootstrap : settings->brokers, err) != ERR_OK)
+        set_one(conf, "bootstrap.servers", kafka->bootstrap ? kafka->bootstrap : settings->brokers, err) !=
+            ERR_OK)
         return ERR_CONFIG;
     if (producer && (set_all(conf, producer_defaults, SG_ARRAY_LEN(producer_defaults), err) != ERR_OK ||
                      set_one(conf, "message.timeout.ms", timeout, err) != ERR_OK))
@@ -137,8 +141,8 @@ static enum err_code configure(struct kafka *kafka, rd_kafka_conf_t *conf, rd_ka
     return ERR_OK;
 }
 
-static rd_kafka_t *client_new(struct kafka *kafka, rd_kafka_type_t type, const struct kafka_settings *settings,
-                              struct err *err)
+static rd_kafka_t *client_new(struct kafka *kafka, rd_kafka_type_t type,
+                              const struct kafka_settings *settings, struct err *err)
 {
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
     if (configure(kafka, conf, type, settings, err) != ERR_OK) {
@@ -149,8 +153,8 @@ static rd_kafka_t *client_new(struct kafka *kafka, rd_kafka_type_t type, const s
     rd_kafka_t *rk = rd_kafka_new(type, conf, text, sizeof(text));
     if (!rk) {
         rd_kafka_conf_destroy(conf);
-        err_set(err, ERR_CONFIG, "cannot create the kafka %s: %s", type == RD_KAFKA_PRODUCER ? "producer" : "consumer",
-                text);
+        err_set(err, ERR_CONFIG, "cannot create the kafka %s: %s",
+                type == RD_KAFKA_PRODUCER ? "producer" : "consumer", text);
     }
     return rk;
 }
@@ -164,7 +168,8 @@ static char *span_dup(struct span s)
 
 static enum err_code topics_new(struct kafka *kafka, const struct kafka_settings *settings, struct err *err)
 {
-    kafka->topics = calloc(settings->reply_topic_count ? settings->reply_topic_count : 1, sizeof(*kafka->topics));
+    kafka->topics =
+        calloc(settings->reply_topic_count ? settings->reply_topic_count : 1, sizeof(*kafka->topics));
     kafka->command_topics =
         calloc(settings->command_topic_count ? settings->command_topic_count : 1, sizeof(rd_kafka_topic_t *));
     kafka->outboxes = calloc(settings->loop_count, sizeof(*kafka->outboxes));
@@ -183,7 +188,8 @@ static enum err_code topics_new(struct kafka *kafka, const struct kafka_settings
     return ERR_OK;
 }
 
-static enum err_code command_topics_new(struct kafka *kafka, const struct kafka_settings *settings, struct err *err)
+static enum err_code command_topics_new(struct kafka *kafka, const struct kafka_settings *settings,
+                                        struct err *err)
 {
     for (size_t i = 0; i < settings->command_topic_count; i++, kafka->command_topic_count++) {
         char *name = span_dup(settings->command_topics[i]);
@@ -219,7 +225,8 @@ static enum err_code descriptors_new(struct kafka *kafka, struct err *err)
     const int fds[] = {kafka->reply_fd, kafka->delivery_fd, kafka->stop_fd};
     for (size_t i = 0; i < SG_ARRAY_LEN(fds); i++) {
         struct epoll_event event = {.events = EPOLLIN, .data.fd = fds[i]};
-        if (kafka->epoll_fd < 0 || fds[i] < 0 || epoll_ctl(kafka->epoll_fd, EPOLL_CTL_ADD, fds[i], &event) != 0)
+        if (kafka->epoll_fd < 0 || fds[i] < 0 ||
+            epoll_ctl(kafka->epoll_fd, EPOLL_CTL_ADD, fds[i], &event) != 0)
             return err_set(err, ERR_INTERNAL, "cannot watch the kafka queues: %s", strerror(errno));
     }
     return ERR_OK;

@@ -5,7 +5,8 @@
 
 #define EMBEDDED_PARTITIONS 4
 
-enum err_code kafka_embedded_start(struct kafka *kafka, const struct kafka_settings *settings, struct err *err)
+enum err_code kafka_embedded_start(struct kafka *kafka, const struct kafka_settings *settings,
+                                   struct err *err)
 {
     char text[256];
     rd_kafka_conf_t *conf = rd_kafka_conf_new();

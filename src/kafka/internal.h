@@ -13,12 +13,12 @@
 #define KAFKA_BATCH 64
 
 struct kafka_topic_state {
-    char *name;                 /* NUL-terminated */
+    char *name; /* NUL-terminated */
     atomic_bool has_position;
     /* Watcher only. */
-    bool seen_missing;          /* it was missing once: its partitions are read from their beginning */
-    bool resolved;              /* its first partitions have been assigned */
-    int32_t partitions;         /* assigned so far: 0..partitions-1 */
+    bool seen_missing;  /* it was missing once: its partitions are read from their beginning */
+    bool resolved;      /* its first partitions have been assigned */
+    int32_t partitions; /* assigned so far: 0..partitions-1 */
 };
 
 /* What one loop gets in one go. */
@@ -35,7 +35,7 @@ struct kafka_batch {
     } deliveries[KAFKA_BATCH];
 };
 
-struct kafka_outbox { /* reader's: per loop */
+struct kafka_outbox {          /* reader's: per loop */
     struct kafka_batch *batch; /* NULL: nothing collected */
     bool urgent;               /* holds something that somebody waits for */
 };
@@ -70,7 +70,8 @@ struct kafka {
 void kafka_set_reachable(struct kafka *kafka, bool reachable, const char *why);
 void kafka_on_log(const rd_kafka_t *rk, int level, const char *facility, const char *text);
 /* embedded.c */
-enum err_code kafka_embedded_start(struct kafka *kafka, const struct kafka_settings *settings, struct err *err);
+enum err_code kafka_embedded_start(struct kafka *kafka, const struct kafka_settings *settings,
+                                   struct err *err);
 void kafka_embedded_stop(struct kafka *kafka);
 /* reader.c */
 void *kafka_reader_main(void *arg);

@@ -41,7 +41,8 @@ static void post(struct kafka *kafka, size_t loop_number)
 static struct kafka_batch *batch_for(struct kafka *kafka, size_t loop_number)
 {
     struct kafka_outbox *outbox = &kafka->outboxes[loop_number];
-    if (outbox->batch && (outbox->batch->record_count == KAFKA_BATCH || outbox->batch->delivery_count == KAFKA_BATCH))
+    if (outbox->batch &&
+        (outbox->batch->record_count == KAFKA_BATCH || outbox->batch->delivery_count == KAFKA_BATCH))
         post(kafka, loop_number);
     if (!outbox->batch) {
         struct kafka_batch *batch = malloc(sizeof(*batch));
@@ -86,9 +87,9 @@ void kafka_on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *message, void *
     if (message->err) {
         bool certain = rd_kafka_message_status(message) == RD_KAFKA_MSG_STATUS_NOT_PERSISTED;
         delivery = certain ? KAFKA_NOT_PERSISTED : KAFKA_UNCERTAIN;
-        code = !certain                                                     ? ERR_KAFKA_UNCERTAIN
+        code = !certain                                               ? ERR_KAFKA_UNCERTAIN
                : message->err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE ? ERR_KAFKA_TOO_LARGE
-                                                                            : ERR_KAFKA_NOT_PERSISTED;
+                                                                      : ERR_KAFKA_NOT_PERSISTED;
     }
     atomic_fetch_add_explicit(delivery == KAFKA_DELIVERED       ? &kafka->delivered
                               : delivery == KAFKA_NOT_PERSISTED ? &kafka->not_persisted
@@ -170,7 +171,8 @@ static void consumer_error(struct kafka *kafka, const rd_kafka_message_t *messag
 /* Takes the message or destroys it. */
 static void on_message(struct kafka *kafka, rd_kafka_message_t *message)
 {
-    struct kafka_record record = {.partition = message->partition, .offset = message->offset, .message = message};
+    struct kafka_record record = {
+        .partition = message->partition, .offset = message->offset, .message = message};
     bool wanted = false;
     if (message->err)
         consumer_error(kafka, message);
@@ -183,7 +185,8 @@ static void on_message(struct kafka *kafka, rd_kafka_message_t *message)
         wanted = kafka->handler.on_record(kafka->handler.arg, &record);
     }
     size_t loop_number = wanted ? await_handle_loop(record.handle) : 0;
-    struct kafka_batch *batch = wanted && loop_number < kafka->loop_count ? batch_for(kafka, loop_number) : NULL;
+    struct kafka_batch *batch =
+        wanted && loop_number < kafka->loop_count ? batch_for(kafka, loop_number) : NULL;
     if (!batch) {
         rd_kafka_message_destroy(message);
         return;

@@ -11,8 +11,8 @@
 #define SETTLED_WAIT_MS 5000 /* a new partition is noticed within 10 s */
 #define SEEKING_WAIT_MS 250  /* while a position is missing or the cluster is unreachable */
 
-
-static void log_topic(const struct kafka_topic_state *topic, enum log_level level, const char *msg, const char *reason)
+static void log_topic(const struct kafka_topic_state *topic, enum log_level level, const char *msg,
+                      const char *reason)
 {
     struct log_line line;
     log_begin(&line, level, msg);
@@ -45,7 +45,8 @@ static bool assign_new(struct kafka *kafka, struct kafka_topic_state *topic, int
     }
     if (!ok)
         return false;
-    atomic_fetch_add_explicit(&kafka->partitions, (uint64_t)(count - topic->partitions), memory_order_relaxed);
+    atomic_fetch_add_explicit(&kafka->partitions, (uint64_t)(count - topic->partitions),
+                              memory_order_relaxed);
     topic->partitions = count;
     topic->resolved = true;
     log_topic(topic, LOG_INFO, from_end ? "reading replies" : "reading new reply partitions", NULL);
@@ -61,9 +62,11 @@ static void topic_missing(struct kafka_topic_state *topic, rd_kafka_resp_err_t c
 }
 
 /* True when the topic has a position in every partition that the cluster named. */
-static bool look_at(struct kafka *kafka, struct kafka_topic_state *topic, const rd_kafka_metadata_topic_t *metadata)
+static bool look_at(struct kafka *kafka, struct kafka_topic_state *topic,
+                    const rd_kafka_metadata_topic_t *metadata)
 {
-    if (metadata->err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART || metadata->err == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC) {
+    if (metadata->err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART ||
+        metadata->err == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC) {
         if (!topic->resolved)
             topic_missing(topic, metadata->err);
         return topic->resolved;

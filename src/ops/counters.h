@@ -4,9 +4,9 @@
 
 #include "syncgate/ops.h"
 
-#define OPS_BUCKETS 15
-#define OPS_STATUS_MIN 100
-#define OPS_STATUS_MAX 599
+#define OPS_BUCKETS      15
+#define OPS_STATUS_MIN   100
+#define OPS_STATUS_MAX   599
 #define OPS_STATUS_COUNT (OPS_STATUS_MAX - OPS_STATUS_MIN + 1)
 extern const uint64_t ops_bucket_ns[OPS_BUCKETS];
 

@@ -19,21 +19,25 @@ static struct span route_name(const struct ops_process *process, size_t row)
     return row < process->route_count ? process->route_names[row] : SPAN_LIT("none");
 }
 
-static void render_requests(const struct ops_counters *counters, const struct ops_process *process, struct buf *out)
+static void render_requests(const struct ops_counters *counters, const struct ops_process *process,
+                            struct buf *out)
 {
-    head(out, "syncgate_requests_total", "counter", "Requests that ended, by route, path taken and HTTP status.");
+    head(out, "syncgate_requests_total", "counter",
+         "Requests that ended, by route, path taken and HTTP status.");
     for (size_t i = 0; i < (counters->route_count + 1) * PATH_TAKEN_COUNT; i++) {
         const struct ops_cell *cell = counters->cells[i];
         struct span route = route_name(process, i / PATH_TAKEN_COUNT);
         for (int s = 0; cell && s < OPS_STATUS_COUNT; s++)
             if (cell->by_status[s])
                 buf_printf(out, "syncgate_requests_total{route=\"%.*s\",path=\"%s\",status=\"%d\"} %llu\n",
-                           (int)route.len, route.ptr, path_taken_name((enum path_taken)(i % PATH_TAKEN_COUNT)),
-                           s + OPS_STATUS_MIN, (unsigned long long)cell->by_status[s]);
+                           (int)route.len, route.ptr,
+                           path_taken_name((enum path_taken)(i % PATH_TAKEN_COUNT)), s + OPS_STATUS_MIN,
+                           (unsigned long long)cell->by_status[s]);
     }
 }
 
-static void render_histogram(const struct ops_cell *cell, struct span route, const char *path, struct buf *out)
+static void render_histogram(const struct ops_cell *cell, struct span route, const char *path,
+                             struct buf *out)
 {
     uint64_t cumulative = 0;
     for (size_t b = 0; b <= OPS_BUCKETS; b++) {
@@ -41,16 +45,18 @@ static void render_histogram(const struct ops_cell *cell, struct span route, con
         if (b < OPS_BUCKETS)
             snprintf(le, sizeof(le), "%g", (double)ops_bucket_ns[b] / 1e9);
         cumulative += cell->buckets[b];
-        buf_printf(out, "syncgate_request_duration_seconds_bucket{route=\"%.*s\",path=\"%s\",le=\"%s\"} %llu\n",
+        buf_printf(out,
+                   "syncgate_request_duration_seconds_bucket{route=\"%.*s\",path=\"%s\",le=\"%s\"} %llu\n",
                    (int)route.len, route.ptr, path, le, (unsigned long long)cumulative);
     }
-    buf_printf(out, "syncgate_request_duration_seconds_sum{route=\"%.*s\",path=\"%s\"} %.6f\n", (int)route.len,
-               route.ptr, path, (double)cell->sum_ns / 1e9);
-    buf_printf(out, "syncgate_request_duration_seconds_count{route=\"%.*s\",path=\"%s\"} %llu\n", (int)route.len,
-               route.ptr, path, (unsigned long long)cumulative);
+    buf_printf(out, "syncgate_request_duration_seconds_sum{route=\"%.*s\",path=\"%s\"} %.6f\n",
+               (int)route.len, route.ptr, path, (double)cell->sum_ns / 1e9);
+    buf_printf(out, "syncgate_request_duration_seconds_count{route=\"%.*s\",path=\"%s\"} %llu\n",
+               (int)route.len, route.ptr, path, (unsigned long long)cumulative);
 }
 
-static void render_durations(const struct ops_counters *counters, const struct ops_process *process, struct buf *out)
+static void render_durations(const struct ops_counters *counters, const struct ops_process *process,
+                             struct buf *out)
 {
     head(out, "syncgate_request_duration_seconds", "histogram",
          "Time from a request's first line to the end of its answer.");
@@ -70,18 +76,21 @@ static void render_kafka(const struct ops_process *process, struct buf *out)
 {
     if (!process->kafka)
         return;
-    value(out, "syncgate_kafka_reachable", "gauge", "1 while a broker can be reached.", process->kafka_reachable);
+    value(out, "syncgate_kafka_reachable", "gauge", "1 while a broker can be reached.",
+          process->kafka_reachable);
     value(out, "syncgate_kafka_reply_partitions", "gauge", "Partitions of reply topics being read.",
           process->kafka_partitions);
-    value(out, "syncgate_kafka_producer_queue_messages", "gauge", "Messages in the producer's queue or in flight.",
-          process->kafka_queue_len);
-    value(out, "syncgate_kafka_records_total", "counter", "Records read from reply topics.", process->kafka_records);
+    value(out, "syncgate_kafka_producer_queue_messages", "gauge",
+          "Messages in the producer's queue or in flight.", process->kafka_queue_len);
+    value(out, "syncgate_kafka_records_total", "counter", "Records read from reply topics.",
+          process->kafka_records);
     value(out, "syncgate_kafka_offset_resets_total", "counter",
           "Positions in reply topics that were lost and fell back to the earliest record.",
           process->kafka_offset_resets);
     head(out, "syncgate_kafka_deliveries_total", "counter", "Delivery reports of commands, by result.");
     render_labelled(out, "syncgate_kafka_deliveries_total", "result", "persisted", process->kafka_delivered);
-    render_labelled(out, "syncgate_kafka_deliveries_total", "result", "not_persisted", process->kafka_not_persisted);
+    render_labelled(out, "syncgate_kafka_deliveries_total", "result", "not_persisted",
+                    process->kafka_not_persisted);
     render_labelled(out, "syncgate_kafka_deliveries_total", "result", "uncertain", process->kafka_uncertain);
 }
 
@@ -93,12 +102,13 @@ void ops_render_metrics(const struct ops_counters *counters, const struct ops_ga
     render_requests(counters, process, out);
     render_durations(counters, process, out);
     value(out, "syncgate_parked_requests", "gauge", "Requests waiting for a reply.", gauges->parked);
-    value(out, "syncgate_active_requests", "gauge", "Requests between their first line and the end of their answer.",
-          gauges->active_requests);
+    value(out, "syncgate_active_requests", "gauge",
+          "Requests between their first line and the end of their answer.", gauges->active_requests);
     value(out, "syncgate_connections", "gauge", "Open client connections.", process->connections);
     value(out, "syncgate_legacy_active_requests", "gauge", "Requests under way to the legacy backend.",
           gauges->legacy_active);
-    head(out, "syncgate_fallbacks_total", "counter", "Requests of a Kafka route that were not produced, by reason.");
+    head(out, "syncgate_fallbacks_total", "counter",
+         "Requests of a Kafka route that were not produced, by reason.");
     for (int i = 0; i < PATH_FALLBACK_COUNT; i++)
         render_labelled(out, "syncgate_fallbacks_total", "reason", path_fallback_name((enum path_fallback)i),
                         counters->fallbacks[i]);
@@ -116,8 +126,8 @@ void ops_render_metrics(const struct ops_counters *counters, const struct ops_ga
     render_labelled(out, "syncgate_tokens_total", "result", "cached", gauges->auth_hits);
     render_labelled(out, "syncgate_tokens_total", "result", "verified", gauges->auth_verified);
     render_labelled(out, "syncgate_tokens_total", "result", "refused", gauges->auth_refused);
-    value(out, "syncgate_log_lines_dropped_total", "counter", "Log lines lost because their reader was too slow.",
-          process->log_dropped);
+    value(out, "syncgate_log_lines_dropped_total", "counter",
+          "Log lines lost because their reader was too slow.", process->log_dropped);
     value(out, "syncgate_draining", "gauge", "1 from SIGTERM on.", process->draining);
     render_kafka(process, out);
 }

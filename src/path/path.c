@@ -27,14 +27,17 @@ enum err_code path_mode_parse(struct span text, const char *where, enum path_mod
     static const struct {
         const char *text;
         enum path_mode mode;
-    } values[] = {{"false", PATH_MODE_LEGACY}, {"off", PATH_MODE_LEGACY},    {"true", PATH_MODE_PRIMARY},
-                  {"primary", PATH_MODE_PRIMARY}, {"only", PATH_MODE_ONLY}};
+    } values[] = {{"false", PATH_MODE_LEGACY},
+                  {"off", PATH_MODE_LEGACY},
+                  {"true", PATH_MODE_PRIMARY},
+                  {"primary", PATH_MODE_PRIMARY},
+                  {"only", PATH_MODE_ONLY}};
     for (size_t i = 0; i < SG_ARRAY_LEN(values); i++) {
         if (span_eq(text, span_of(values[i].text))) {
             *ret_mode = values[i].mode;
             return ERR_OK;
         }
     }
-    return err_set(err, ERR_CONFIG, "%s: '%.*s': expected false, off, true, primary or only", where, (int)text.len,
-                   text.ptr);
+    return err_set(err, ERR_CONFIG, "%s: '%.*s': expected false, off, true, primary or only", where,
+                   (int)text.len, text.ptr);
 }

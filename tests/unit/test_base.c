@@ -41,9 +41,18 @@ static void test_iso_parse(void **state)
     assert_int_equal(ms, 0);
     assert_true(clock_parse_iso(SPAN_LIT("1970-01-01T00:00:00.1239Z"), &ms));
     assert_int_equal(ms, 123);
-    static const char *const bad[] = {"", "2025-08-16", "2025-08-16 10:00:00Z", "2025-02-29T00:00:00Z", "2025-13-01T00:00:00Z",
-                                      "2025-08-16T24:00:00Z", "2025-08-16T10:60:00Z", "2025-08-16T10:00:60Z",
-                                      "2025-08-16T10:00:00.Z", "2025-08-16T10:00:00", "2025-08-16T10:00:00ZZ", "2025-08-00T00:00Z"};
+    static const char *const bad[] = {"",
+                                      "2025-08-16",
+                                      "2025-08-16 10:00:00Z",
+                                      "2025-02-29T00:00:00Z",
+                                      "2025-13-01T00:00:00Z",
+                                      "2025-08-16T24:00:00Z",
+                                      "2025-08-16T10:60:00Z",
+                                      "2025-08-16T10:00:60Z",
+                                      "2025-08-16T10:00:00.Z",
+                                      "2025-08-16T10:00:00",
+                                      "2025-08-16T10:00:00ZZ",
+                                      "2025-08-00T00:00Z"};
     for (size_t i = 0; i < SG_ARRAY_LEN(bad); i++)
         assert_false(clock_parse_iso(span_of(bad[i]), &ms));
 }
@@ -54,8 +63,10 @@ static void test_json_string(void **state)
     struct buf buf = BUF_INIT;
     buf_append_json_string(&buf, SPAN_LIT("a\"\\\n\x01\xff\xd1\x8f\xed\xa0\x80"));
     /* 0xff alone, and the three bytes of an encoded surrogate, are not UTF-8. */
-    assert_int_equal(buf.len, strlen("\"a\\\"\\\\\\n\\u0001\xef\xbf\xbd\xd1\x8f\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\""));
-    assert_memory_equal(buf.ptr, "\"a\\\"\\\\\\n\\u0001\xef\xbf\xbd\xd1\x8f\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\"", buf.len);
+    assert_int_equal(
+        buf.len, strlen("\"a\\\"\\\\\\n\\u0001\xef\xbf\xbd\xd1\x8f\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\""));
+    assert_memory_equal(
+        buf.ptr, "\"a\\\"\\\\\\n\\u0001\xef\xbf\xbd\xd1\x8f\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\"", buf.len);
     buf_fini(&buf);
 }
 
@@ -102,8 +113,9 @@ static void test_err_table(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_iso_round_trip), cmocka_unit_test(test_iso_parse), cmocka_unit_test(test_json_string),
-        cmocka_unit_test(test_buf),            cmocka_unit_test(test_parse_u64), cmocka_unit_test(test_err_table),
+        cmocka_unit_test(test_iso_round_trip), cmocka_unit_test(test_iso_parse),
+        cmocka_unit_test(test_json_string),    cmocka_unit_test(test_buf),
+        cmocka_unit_test(test_parse_u64),      cmocka_unit_test(test_err_table),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

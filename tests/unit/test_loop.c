@@ -30,7 +30,8 @@ static void test_timers_fire_in_order(void **state)
     for (int i = 0; i < 32; i++) {
         timers[i].timer.on_timer = on_numbered;
         timers[i].number = (i * 7) % 32;
-        assert_int_equal(loop_timer_set(loop, &timers[i].timer, now + (uint64_t)timers[i].number * 1000), ERR_OK);
+        assert_int_equal(loop_timer_set(loop, &timers[i].timer, now + (uint64_t)timers[i].number * 1000),
+                         ERR_OK);
     }
     for (int i = 0; i < 32; i++) /* every third is cancelled, one is moved to the end */
         if (timers[i].number % 3 == 0)
