@@ -3,9 +3,10 @@
  * - Inside them nothing of curl is called but curl_easy_getinfo(); the owner, whom they call, may cancel the
  * call, so `cancelled` is looked at again after every word to the owner. The handle is removed later, by the
  * task.
- * - A request goes out a second time only if `resendable`. curl retries every method when a reused connection dies
- *   before the first byte of an answer (lib/transfer.c, Curl_retry_request). That no SEEKFUNCTION is set stops it only
- *   once a byte of the body has left, so on_request() is asked before each attempt and refuses the second.
+ * - A request goes out a second time only if `resendable`. curl retries every method when a reused connection
+ * dies before the first byte of an answer (lib/transfer.c, Curl_retry_request). That no SEEKFUNCTION is set
+ * stops it only once a byte of the body has left, so on_request() is asked before each attempt and refuses
+ * the second.
  * - `requests` == 0 proves that not a byte of a request has left. */
 #include "call.h"
 
