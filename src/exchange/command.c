@@ -46,7 +46,9 @@ static struct span traceparent(const struct exchange *ex, char made[56])
     *p++ = '-';
     memcpy(p, made + 3 + 16, 16);
     p += 16;
-    memcpy(p, "-00", 4);
+    *p++ = '-';
+    *p++ = '0';
+    *p = '0';
     return (struct span){made, 55};
 }
 
