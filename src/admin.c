@@ -19,9 +19,9 @@ static void on_gather(struct loop_msg *msg)
         return;
     }
     struct app_worker *worker = &app->workers[gather->next - 1];
+    exchange_worker_collect(worker->exchange, gather->counters, &gather->gauges);
     if (gather->abandon)
         exchange_worker_abandon(worker->exchange);
-    exchange_worker_collect(worker->exchange, gather->counters, &gather->gauges);
     gather_hop(gather);
 }
 

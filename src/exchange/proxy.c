@@ -230,7 +230,8 @@ static void answer_gathered(struct exchange *ex)
     if (buf_ok(&ex->legacy_body))
         exchange_answer_legacy(ex, &response, 0, buf_span(&ex->legacy_body), false);
     else
-        exchange_answer_error(ex, ERR_NO_MEMORY, "Out of memory");
+        exchange_answer_error(ex, ERR_INTERNAL,
+                              "The legacy backend answered, but there is no memory to pass it on");
 }
 
 static void on_end(void *arg, enum err_code code)
