@@ -48,13 +48,13 @@ for page in "${PAGES[@]}"; do
     ! grep -nE 'design\.md' "$page" >&2 || complain "$page: speaks of a page that is not here"
 done
 
-# described WHAT PAGE NAME...: each name is in a code span of the page.
+# described WHAT PAGE NAME...: each name is a code span of the page.
 described() {
     local what=$1 page=$2 name
     shift 2
     [[ $# -gt 0 ]] || complain "$what: nothing found in the code; has its form changed?"
     for name in "$@"; do
-        grep -qE "\`[^\`]*\b$name\b[^\`]*\`" "$page" || complain "$page: $what $name is not described"
+        grep -qF "\`$name\`" "$page" || complain "$page: $what $name is not described"
     done
 }
 
