@@ -19,8 +19,12 @@
 static void on_hangup(struct loop_io *io, uint32_t events)
 {
     struct http_connection *connection = SG_CONTAINER_OF(io, struct http_connection, watch);
-    if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
-        http_on_client_gone(connection);
+    if (!(events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)))
+        return;
+    http_on_client_gone(connection);
+    /* Half a request line and a half-close: libmicrohttpd would wait for the rest until the idle time-out. */
+    if (!connection->request)
+        shutdown(io->fd, SHUT_RDWR);
 }
 
 static void connection_start(struct http_pack *pack, struct MHD_Connection *mhd, void **context)
@@ -57,7 +61,7 @@ static void on_connection(void *cls, struct MHD_Connection *mhd, void **context,
 
 /* ---- packs ---- */
 
-static void on_mhd_log(void *cls, const char *format, va_list ap)
+__attribute__((format(printf, 2, 0))) static void on_mhd_log(void *cls, const char *format, va_list ap)
 {
     struct http_front *front = cls;
     uint64_t suppressed;

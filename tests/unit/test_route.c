@@ -152,7 +152,7 @@ static void test_load_errors(void **state)
          "r.json: $.auth.roles: roles need \"required\": true"},
         {"[\"admin\"]", "\"admin\"", "r.json: $.auth.roles: expected a list of role names"},
         {"[\"admin\"]", "[\"a\",1]", "r.json: $.auth.roles[1]: expected a non-empty string"},
-        {"\"roles\"", "\"role\"", "r.json: $.auth: unknown key \"role\"; expected one of required, roles"},
+        {"\"roles\"", "\"role\"", "r.json: $.auth: unknown key \"role\"; expected one of required, roles, claims"},
         {"#/components/schemas/Strict", "Strict",
          "r.json: $.request.schema: expected a reference into the OpenAPI document"},
         {"#/components/schemas/Strict", "#/components/schemas/None", "r.json: $.request.schema: "},
