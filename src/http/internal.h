@@ -74,6 +74,7 @@ struct http_request {
     enum http_phase phase;
     enum http_body_mode body_mode;
     bool begun;     /* on_begin was called, so on_done is due */
+    bool ended;     /* on_end was called */
     bool suspended; /* libmicrohttpd's connection is */
     bool gone;      /* on_gone was called */
     bool aborted;

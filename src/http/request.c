@@ -163,6 +163,14 @@ static bool framing_ok(struct http_request *request, int64_t *ret_length)
            !(framing.encodings && (framing.content_lengths || !framing.chunked));
 }
 
+static void tell_end(struct http_request *request)
+{
+    if (request->ended)
+        return; /* a body that is too large ended the request in its head, and is only discarded now */
+    request->ended = true;
+    request->front->settings.handler.on_end(request->user);
+}
+
 static enum MHD_Result on_head(struct http_request *request, const char *method, const char *version)
 {
     int64_t length;
@@ -186,7 +194,7 @@ static enum MHD_Result on_head(struct http_request *request, const char *method,
         (uint64_t)length > request->front->settings.body_limit) {
         request->body_too_large = true;
         if (expects || length > (int64_t)HTTP_DISCARD_MAX)
-            handler->on_end(request->user);
+            tell_end(request);
     }
     if (request->response && (expects || length > (int64_t)HTTP_DISCARD_MAX)) {
         request->phase = HTTP_PHASE_ENDED;
@@ -243,7 +251,7 @@ static enum MHD_Result on_complete(struct http_request *request)
         return MHD_NO;
     }
     if (!request->response)
-        handler->on_end(request->user);
+        tell_end(request);
     if (request->response)
         return http_queue(request);
     if (request->aborted)
