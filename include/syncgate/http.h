@@ -45,7 +45,8 @@ struct http_summary {
 
 /* Callbacks, all on the front's loop. `user` is what on_begin returned. */
 struct http_handler {
-    /* The head is here. Answer at once, or set the body mode (COLLECT by default). Returns the request's user pointer. */
+    /* The head is here. Answer at once, or set the body mode (COLLECT by default). Returns the request's user pointer. What the
+     * front itself has refused (http_request_is_answered()) is to be reported only. */
     void *(*on_begin)(void *arg, struct http_request *request);
     void *arg;
     /* STREAM: takes 0..len bytes; less than len holds the upload back until http_request_body_resume(). */

@@ -179,10 +179,12 @@ static enum MHD_Result on_head(struct http_request *request, const char *method,
     request->version = version;
     request->phase = HTTP_PHASE_BODY;
     bool framed = framing_ok(request, &length);
+    if (!framed) /* before on_begin, so that the handler starts nothing */
+        http_answer_failure(request, 400, "Bad Request", "ambiguous message framing");
     request->user = handler->on_begin(handler->arg, request);
     request->begun = true;
-    if (!framed && !request->response)
-        http_answer_failure(request, 400, "Bad Request", "ambiguous message framing");
+    if (request->aborted)
+        return MHD_NO;
     if (!framed) {
         request->phase = HTTP_PHASE_ENDED;
         return http_queue(request);
