@@ -247,6 +247,8 @@ static enum MHD_Result on_complete(struct http_request *request)
 {
     const struct http_handler *handler = &request->front->settings.handler;
     request->phase = HTTP_PHASE_ENDED;
+    if (request->aborted)
+        return MHD_NO; /* also: without memory for a piece nor for the answer, the body is not whole */
     if (request->connection->gone && !request->gone) {
         request->gone = true;
         handler->on_gone(request->user);
@@ -280,9 +282,8 @@ enum MHD_Result http_on_access(void *cls, struct MHD_Connection *mhd, const char
         if (request->response)
             return http_queue(request);
         return MHD_NO;
-    case HTTP_PHASE_ANSWERED:
-        *data_len = 0;
-        return MHD_YES;
+    case HTTP_PHASE_ANSWERED: /* libmicrohttpd asks only when it refused the response */
+        break;
     }
     return MHD_NO;
 }
