@@ -175,6 +175,8 @@ static enum MHD_Result on_head(struct http_request *request, const char *method,
 {
     int64_t length;
     const struct http_handler *handler = &request->front->settings.handler;
+    if (request->front->ending)
+        return MHD_NO;
     request->method = method;
     request->version = version;
     request->phase = HTTP_PHASE_BODY;
