@@ -127,8 +127,8 @@ static void stream_wake(struct http_request *request)
 bool http_stream_write(struct http_request *request, const char *data, size_t len)
 {
     struct buf *stream = &request->stream;
-    SG_ASSERT(request->streaming && !request->stream_ended);
-    if (len == 0 || request->aborted)
+    SG_ASSERT(request->streaming);
+    if (len == 0 || request->aborted || request->stream_ended) /* ended here: without memory */
         return true;
     if (stream->len - request->stream_at + len > HTTP_STREAM_BUFFER && stream->len > request->stream_at) {
         request->stream_refused = true;
