@@ -52,7 +52,8 @@ struct http_handler {
     /* STREAM: takes 0..len bytes; less than len holds the upload back until http_request_body_resume(). */
     size_t (*on_body)(void *user, const char *data, size_t len);
     /* The whole request is here. Answer now or later (parked). COLLECT: the body is larger than body_limit if
-     * http_request_body_too_large(). Not called for a request that was answered before. */
+     * http_request_body_too_large(). Not called for a request that was answered before, but for an upload (STREAM) whose
+     * streamed answer has not ended yet. */
     void (*on_end)(void *user);
     /* The client left while no answer was queued. Let go of everything that waits; then call http_request_abort(). */
     void (*on_gone)(void *user);

@@ -174,7 +174,7 @@ static size_t on_body(void *user, const char *data, size_t len)
 static void on_end(void *user)
 {
     struct exchange *ex = user;
-    if (ex->state == EXCHANGE_PROXYING) {
+    if (ex->path == PATH_TAKEN_LEGACY) { /* its answer may have begun already */
         if (ex->call && ex->legacy_streaming)
             legacy_call_write_end(ex->call);
         return;

@@ -158,5 +158,6 @@ void http_stream_end(struct http_request *request, bool ok)
         buf_clear(&request->stream);
         request->stream_at = 0;
     }
+    http_request_body_resume(request); /* what is left of an upload is discarded */
     stream_wake(request);
 }

@@ -112,16 +112,16 @@ void http_request_abort(struct http_request *request)
     }
     if (!request->suspended)
         return; /* the next callback of libmicrohttpd sees `aborted` */
-    if (request->phase == HTTP_PHASE_ENDED && !request->response) {
+    if (request->phase == HTTP_PHASE_ENDED) {
         /* Nobody reads it; it is the way to end a suspended connection. */
         request->response = MHD_create_response_from_buffer(0, NULL, MHD_RESPMEM_PERSISTENT);
         request->status = 499;
-        if (request->response)
+        if (request->response) {
             MHD_add_response_header(request->response, "Connection", "close");
+            (void)!http_queue(request);
+        }
     }
-    if (request->response)
-        (void)!http_queue(request);
-    http_resume(request);
+    http_resume(request); /* an upload that was held back ends in the next callback */
 }
 
 /* ---- the head ---- */
@@ -209,6 +209,14 @@ static enum MHD_Result on_head(struct http_request *request, const char *method,
 
 /* ---- the body ---- */
 
+/* A backend may answer while it reads the upload. libmicrohttpd sends that answer only behind the upload, so the upload
+ * goes on until the answer has ended. */
+static bool upload_goes_on(const struct http_request *request)
+{
+    return request->body_mode == HTTP_BODY_STREAM &&
+           (!request->response || (request->streaming && !request->stream_ended));
+}
+
 static enum MHD_Result discard(struct http_request *request, size_t *data_len)
 {
     request->discarded += *data_len;
@@ -220,19 +228,18 @@ static enum MHD_Result on_piece(struct http_request *request, const char *data, 
 {
     if (request->aborted)
         return MHD_NO;
-    if (request->response || request->body_too_large)
-        return discard(request, data_len);
-    if (request->body_mode == HTTP_BODY_STREAM) {
+    if (upload_goes_on(request)) {
         size_t taken = request->front->settings.handler.on_body(request->user, data, *data_len);
         SG_ASSERT(taken <= *data_len);
-        bool held_back = taken < *data_len && !request->response;
-        *data_len = request->response ? 0 : *data_len - taken;
-        if (held_back && request->connection->gone)
+        *data_len -= taken;
+        if (*data_len && request->connection->gone)
             return MHD_NO;
-        if (held_back)
+        if (*data_len)
             suspend(request);
         return MHD_YES;
     }
+    if (request->response || request->body_too_large)
+        return discard(request, data_len);
     if (request->body.len + *data_len > request->front->settings.body_limit) {
         request->body_too_large = true;
         http_request_body_drop(request);
@@ -256,7 +263,7 @@ static enum MHD_Result on_complete(struct http_request *request)
         handler->on_gone(request->user);
         return MHD_NO;
     }
-    if (!request->response)
+    if (!request->response || upload_goes_on(request))
         tell_end(request);
     if (request->response)
         return http_queue(request);
