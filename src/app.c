@@ -115,6 +115,7 @@ static enum err_code make_workers(struct app *app, struct err *err)
         .connection_memory = config->connection_memory,
         .body_limit = config->body_limit,
         .idle_timeout_ms = config->idle_timeout_ms,
+        .body_timeout_ms = config->body_timeout_ms,
         .handler = exchange_http_handler,
     };
     for (size_t i = 0; i < app->worker_count; i++) {
@@ -320,6 +321,7 @@ static enum err_code make_main_loop(struct app *app, struct err *err)
     const struct http_settings settings = {.connection_memory = 16 << 10,
                                            .body_limit = 64 << 10,
                                            .idle_timeout_ms = 30000,
+                                           .body_timeout_ms = 10000,
                                            .handler = app_admin_handler};
     struct http_settings mine = settings;
     mine.handler.arg = app;

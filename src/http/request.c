@@ -53,15 +53,16 @@ void http_on_completed(void *cls, struct MHD_Connection *mhd, void **context,
     *request->link = request->next;
     if (request->next)
         request->next->link = request->link;
+    loop_timer_cancel(request->front->loop, &request->body_timer);
     request->connection->request = NULL;
     request->front->active--;
     if (request->begun) {
         const struct http_summary summary = {
             .status = request->phase == HTTP_PHASE_ANSWERED ? request->status : 0,
             .completed = code == MHD_REQUEST_TERMINATED_COMPLETED_OK && !request->aborted,
-            .client_gone = request->gone || request->connection->gone ||
-                           code == MHD_REQUEST_TERMINATED_CLIENT_ABORT ||
-                           code == MHD_REQUEST_TERMINATED_READ_ERROR,
+            .client_gone = !request->late && (request->gone || request->connection->gone ||
+                                              code == MHD_REQUEST_TERMINATED_CLIENT_ABORT ||
+                                              code == MHD_REQUEST_TERMINATED_READ_ERROR),
             .started_ns = request->started_ns,
         };
         request->front->settings.handler.on_done(request->user, &summary);
@@ -71,6 +72,32 @@ void http_on_completed(void *cls, struct MHD_Connection *mhd, void **context,
     buf_fini(&request->body);
     buf_fini(&request->stream);
     free(request);
+}
+
+/* ---- bodies that take too long ---- */
+
+static void on_body_late(struct loop_timer *timer)
+{
+    struct http_request *request = SG_CONTAINER_OF(timer, struct http_request, body_timer);
+    if (request->phase != HTTP_PHASE_BODY || request->aborted)
+        return;
+    request->aborted = request->late = true;
+    if (request
+            ->suspended) /* an upload held back by a backend whose answer waits for the upload: nothing can move */
+        http_resume(request);
+    else
+        http_answer_late(request);
+}
+
+void http_bound_body(struct http_request *request)
+{
+    struct loop *loop = request->front->loop;
+    request->body_timer.on_timer = on_body_late;
+    if (request->front->settings.body_timeout_ms &&
+        !loop_timer_is_set(&request->body_timer)) /* without memory for it the idle time-out is left */
+        (void)!loop_timer_set(loop, &request->body_timer,
+                              loop_now_ns(loop) +
+                                  request->front->settings.body_timeout_ms * SG_NSEC_PER_MSEC);
 }
 
 /* ---- suspending ---- */
@@ -204,6 +231,8 @@ static enum MHD_Result on_head(struct http_request *request, const char *method,
         request->phase = HTTP_PHASE_ENDED;
         return http_queue(request);
     }
+    if (request->response || request->body_mode == HTTP_BODY_COLLECT)
+        http_bound_body(request);
     return MHD_YES;
 }
 
@@ -236,6 +265,10 @@ static enum MHD_Result on_piece(struct http_request *request, const char *data, 
             return MHD_NO;
         if (*data_len)
             suspend(request);
+        if (*data_len && request->response)
+            http_bound_body(request); /* the backend may hold it back because its answer cannot leave */
+        else
+            loop_timer_cancel(request->front->loop, &request->body_timer);
         return MHD_YES;
     }
     if (request->response || request->body_too_large)
@@ -256,6 +289,7 @@ static enum MHD_Result on_complete(struct http_request *request)
 {
     const struct http_handler *handler = &request->front->settings.handler;
     request->phase = HTTP_PHASE_ENDED;
+    loop_timer_cancel(request->front->loop, &request->body_timer);
     if (request->aborted)
         return MHD_NO; /* also: without memory for a piece nor for the answer, the body is not whole */
     if (request->connection->gone && !request->gone) {
