@@ -158,15 +158,37 @@ struct framing {
     int encodings;
     bool chunked;
     int64_t length;
-    bool bad_length;
+    bool bad_length, bad_field;
 };
+
+/* RFC 9110 section 5.6.2. libmicrohttpd takes "Content-Length : 5" for a header of another name, a proxy may not. */
+static bool is_token(const char *name)
+{
+    for (const char *p = name; *p; p++)
+        if (!(*p >= '0' && *p <= '9') && !(*p >= 'a' && *p <= 'z') && !(*p >= 'A' && *p <= 'Z') &&
+            !strchr("!#$%&'*+-.^_`|~", *p))
+            return false;
+    return *name != '\0';
+}
+
+/* libmicrohttpd glues a folded line (RFC 9112 section 5.2) to the header's name, in a copy of it; else a value stands behind
+ * its name in the receive buffer. */
+static bool is_folded(const char *name, const char *value)
+{
+    const char *p = name + strlen(name) + 1;
+    while (p < value && (*p == ' ' || *p == '\t'))
+        p++;
+    return value && p != value;
+}
 
 static enum MHD_Result look_at_framing(void *cls, enum MHD_ValueKind kind, const char *name,
                                        const char *value)
 {
     (void)kind;
     struct framing *framing = cls;
-    if (strcasecmp(name, "Content-Length") == 0) {
+    if (!is_token(name) || is_folded(name, value))
+        framing->bad_field = true;
+    else if (strcasecmp(name, "Content-Length") == 0) {
         uint64_t length;
         framing->content_lengths++;
         if (!base_parse_u64(span_of(value), &length) || length > INT64_MAX)
@@ -180,14 +202,17 @@ static enum MHD_Result look_at_framing(void *cls, enum MHD_ValueKind kind, const
     return MHD_YES;
 }
 
-/* libmicrohttpd would silently prefer one of two contradicting lengths: request smuggling. */
+/* What a proxy in front of us may read differently: request smuggling. Of two contradicting lengths libmicrohttpd would
+ * silently prefer one. */
 static bool framing_ok(struct http_request *request, int64_t *ret_length)
 {
     struct framing framing = {0};
     MHD_get_connection_values(request->connection->mhd, MHD_HEADER_KIND, look_at_framing, &framing);
     *ret_length = framing.encodings ? -1 : framing.length;
+    if (framing.encodings && http_request_is_http10(request))
+        return false; /* RFC 9112 section 6.1: HTTP/1.0 knows no transfer coding */
     return framing.content_lengths <= 1 && framing.encodings <= 1 && !framing.bad_length &&
-           !(framing.encodings && (framing.content_lengths || !framing.chunked));
+           !framing.bad_field && !(framing.encodings && (framing.content_lengths || !framing.chunked));
 }
 
 static void tell_end(struct http_request *request)
