@@ -193,7 +193,8 @@ static void *on_begin(void *arg, struct http_request *http)
     struct admin_call *call = calloc(1, sizeof(*call));
     if (!call) {
         const struct http_answer refused = {.status = 503};
-        http_request_answer(http, &refused);
+        if (!http_request_is_answered(http))
+            http_request_answer(http, &refused);
         return NULL;
     }
     call->app = arg;

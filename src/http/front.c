@@ -228,8 +228,10 @@ void http_front_freep(struct http_front **front_ptr)
     if (!front)
         return;
     *front_ptr = NULL;
+    front->ending = true;
     http_accept_stop(front);
-    /* libmicrohttpd aborts the process when a daemon stops with a suspended connection. */
+    /* libmicrohttpd aborts the process when a daemon stops with a suspended connection: none may be suspended from here on,
+     * so requests that the last MHD_run() reads are refused. */
     for (struct http_request *request = front->requests, *next; request; request = next) {
         next = request->next;
         http_request_abort(request);
