@@ -143,7 +143,7 @@ enum err_code loader_set_feature(struct loader *loader, const char *place, const
     if (len == 0 || len > 64) {
         show_text(value, shown);
         return err_set(loader->err, ERR_CONFIG,
-                       "%s: expected a flag's value, such as true or split:10, found %s", place, shown);
+                       "%s: expected a flag's value, such as true or only, found %s", place, shown);
     }
     struct config *config = loader->config;
     size_t i = 0;

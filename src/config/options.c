@@ -31,7 +31,7 @@ const struct option options[] = {
     OPTION(NULL, "SYNCGATE_ENV", "env", OPTION_CHOICE, env, "development", 0, 0, "development|production|test", false, false,
      "In production the embedded broker is refused."),
     NUMBER_OPTION("SYNCGATE_LOOPS", "loops", OPTION_UINT, loops, "0", 0, 64, "Event loops (worker threads); 0: one per core."),
-    OPTION(NULL, "SYNCGATE_LOG_LEVEL", "logLevel", OPTION_CHOICE, log_level, "info", 0, 0, "debug|info|warn|error|fatal", true, false,
+    OPTION(NULL, "SYNCGATE_LOG_LEVEL", "logLevel", OPTION_CHOICE, log_level, "info", 0, 0, "debug|info|warn|error|fatal", false, false,
      "Lowest level that is logged."),
     NUMBER_OPTION("SYNCGATE_MAX_CONNECTIONS", "maxConnections", OPTION_UINT, max_connections, "20000", 1, 1000000,
         "Public connections at a time, all loops together. Needs as many file descriptors."),
@@ -62,11 +62,11 @@ const struct option options[] = {
     NUMBER_OPTION("LEGACY_MAX_CONNECTIONS", "legacy.maxConnections", OPTION_UINT, legacy_max_connections, "256", 1, 65535,
         "Connections to the backend at a time, all loops together."),
 
-    OPTION("Feature flag", "FEATURE_KAFKA_EVENTS", "feature.kafkaEvents", OPTION_STRING, feature_kafka_events, "false", 1, 64, NULL, true, false,
-     "`false` or `off`: legacy only; `split:N`: N % of users take Kafka; `true` or `primary`: Kafka first; `only`: Kafka only."),
+    OPTION("Feature flag", "FEATURE_KAFKA_EVENTS", "feature.kafkaEvents", OPTION_STRING, feature_kafka_events, "false", 1, 64, NULL, false, false,
+     "`false` or `off`: legacy only; `true` or `primary`: Kafka first, legacy when the command is certainly not in Kafka; `only`: Kafka only."),
 
     OPTION("Tokens", "AUTH_JWKS", "auth.jwks", OPTION_STRING, auth_jwks, NULL, 1, TEXT_MAX, NULL, false, false,
-     "Path or http(s) URL of a JWK Set. At most one of AUTH_JWKS, AUTH_HS256_SECRET and AUTH_PUBLIC_KEY may be set."),
+     "Path of a JWK Set file, read again when it changes. At most one of AUTH_JWKS, AUTH_HS256_SECRET and AUTH_PUBLIC_KEY may be set."),
     OPTION(NULL, "AUTH_HS256_SECRET", "auth.hs256Secret", OPTION_STRING, auth_hs256_secret, NULL, 1, TEXT_MAX, NULL, false, true,
      "Shared secret for HMAC signatures (HS256 and its kin)."),
     TEXT_OPTION("AUTH_PUBLIC_KEY", "auth.publicKey", OPTION_STRING, auth_public_key, NULL,

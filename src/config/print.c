@@ -127,7 +127,7 @@ static const char intro[] =
     "- Secrets may come from a file: the variable with `_FILE` (`AUTH_HS256_SECRET_FILE=/run/secrets/jwt`), "
     "or the key with `File`\n"
     "  (`auth.hs256SecretFile`). One line end at the end of that file is cut off. Secrets are never shown.\n"
-    "- \"At run time\" tells which settings can be changed without a restart.\n";
+    "- Settings are read at start; a change needs a restart.\n";
 
 static const char after_kafka[] =
     "\n"
@@ -159,8 +159,7 @@ static const char after_feature[] = "\n"
                                     "`bindDeviceQr` is `FEATURE_KAFKA_EVENTS_BIND_DEVICE_QR`. In the file, "
                                     "`feature.operations` takes the operationId as it is or in\n"
                                     "upper snake case: `{\"feature\": {\"kafkaEvents\": \"false\", "
-                                    "\"operations\": {\"bindDeviceQr\": \"split:10\"}}}`. These can be\n"
-                                    "changed at run time as well.\n";
+                                    "\"operations\": {\"bindDeviceQr\": \"only\"}}}`.\n";
 
 /* In a table cell a bar would end the cell. */
 static void print_cell(FILE *stream, const char *text)
@@ -181,7 +180,7 @@ static void print_row(FILE *stream, const struct option *option)
         fprintf(stream, "`%s`", option->def);
     fprintf(stream, " | ");
     print_cell(stream, expected);
-    fprintf(stream, " | %s | ", option->reloadable ? "yes" : "");
+    fprintf(stream, " | ");
     print_cell(stream, option->text);
     fprintf(stream, "%s |\n", option->secret ? " Secret." : "");
 }
@@ -194,8 +193,8 @@ void config_print_markdown(FILE *stream)
         if (option->group)
             fprintf(stream,
                     "\n## %s\n\n"
-                    "| variable | key in the file | default | expects | at run time | meaning |\n"
-                    "|---|---|---|---|---|---|\n",
+                    "| variable | key in the file | default | expects | meaning |\n"
+                    "|---|---|---|---|---|\n",
                     option->group);
         print_row(stream, option);
         if (i + 1 < option_count && !options[i + 1].group)

@@ -57,7 +57,7 @@ static void on_connection(void *cls, struct MHD_Connection *mhd, void **context,
 
 /* ---- packs ---- */
 
-static void on_mhd_log(void *cls, const char *format, va_list ap)
+__attribute__((format(printf, 2, 0))) static void on_mhd_log(void *cls, const char *format, va_list ap)
 {
     struct http_front *front = cls;
     uint64_t suppressed;

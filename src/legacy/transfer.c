@@ -4,9 +4,9 @@
  * call, so `cancelled` is looked at again after every word to the owner. The handle is removed later, by the
  * task.
  * - A request goes out a second time only if `resendable`. curl retries every method when a reused connection
- * dies before the first byte of an answer (lib/transfer.c, Curl_retry_request), and before the body was begun
- * even without rewinding; on_request() is asked before each attempt and refuses. No SEEKFUNCTION is set
- * either (error 65).
+ * dies before the first byte of an answer (lib/transfer.c, Curl_retry_request). That no SEEKFUNCTION is set
+ * stops it only once a byte of the body has left, so on_request() is asked before each attempt and refuses
+ * the second.
  * - `requests` == 0 proves that not a byte of a request has left. */
 #include "call.h"
 

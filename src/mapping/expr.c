@@ -219,7 +219,7 @@ static bool parse_operand(struct parser *p, struct expr_operand *operand)
         return parse_literal(p, operand, take_quoted(p));
     const char *start = p->pos;
     if (*p->pos == '-' || is_digit(*p->pos)) {
-        while (p->pos < p->end && (is_digit(*p->pos) || memchr("+-.eE", *p->pos, 5)))
+        while (p->pos < p->end && (is_digit(*p->pos) || (*p->pos && strchr("+-.eE", *p->pos))))
             p->pos++;
         return parse_literal(p, operand, (struct span){start, (size_t)(p->pos - start)});
     }

@@ -90,8 +90,8 @@ static void place_pop(struct compiler *c, size_t len)
 static bool add_op(struct compiler *c, struct op op)
 {
     struct mapping_template *tmpl = c->tmpl;
-    struct op *ops = realloc(tmpl->ops, (tmpl->op_count + 1) * sizeof(*ops));
-    if (!ops || !buf_ok(&tmpl->literals))
+    struct op *ops = buf_ok(&tmpl->literals) ? realloc(tmpl->ops, (tmpl->op_count + 1) * sizeof(*ops)) : NULL;
+    if (!ops)
         return no_memory(c);
     op.offset = c->run;
     op.len = tmpl->literals.len - c->run;
@@ -383,6 +383,7 @@ enum err_code mapping_render(const struct mapping_template *tmpl, const struct m
                              struct buf *scratch, struct buf *out)
 {
     struct value value;
+    value.type = VALUE_MISSING;
     buf_clear(scratch);
     for (size_t i = 0; i < tmpl->op_count; i++) {
         const struct op *op = &tmpl->ops[i];

@@ -207,7 +207,7 @@ static bool decode_char(struct span text, size_t *pos, struct buf *out)
 static bool decode_param(struct span raw, struct buf *storage, struct span *ret_value)
 {
     *ret_value = raw;
-    if (!memchr(raw.ptr, '%', raw.len))
+    if (raw.len == 0 || !memchr(raw.ptr, '%', raw.len))
         return true;
     size_t start = storage->len;
     for (size_t pos = 0; pos < raw.len;) {

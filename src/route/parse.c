@@ -107,7 +107,8 @@ static bool is_token(struct span text)
 {
     for (size_t i = 0; i < text.len; i++) {
         unsigned char c = (unsigned char)text.ptr[i], lower = c | 0x20;
-        if (!((lower >= 'a' && lower <= 'z') || (c >= '0' && c <= '9') || memchr("!#$%&'*+-.^_`|~", c, 15)))
+        if (!((lower >= 'a' && lower <= 'z') || (c >= '0' && c <= '9') ||
+              (c && strchr("!#$%&'*+-.^_`|~", c))))
             return false;
     }
     return text.len > 0;

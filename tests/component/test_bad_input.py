@@ -6,7 +6,7 @@ import json
 import pytest
 
 from contract import MESSAGES, UNAUTHORIZED
-from gateway import BIND, QR_TOKEN, UNBIND, Gateway
+from gateway import BIND, QR_TOKEN, UNBIND, Gateway, copy_routes
 from http_client import RawConnection, raw_request
 from service import Service, answer, bind_response
 from tokens import USER, bearer, token
@@ -16,7 +16,8 @@ JSON = {"Content-Type": "application/json"}
 
 @pytest.fixture(scope="module")
 def gateway():
-    gateway = Gateway(KAFKA_BROKERS="embedded", FEATURE_KAFKA_EVENTS="only")
+    gateway = Gateway(copy_routes(lambda route: route.update(timeoutMs=2000)), KAFKA_BROKERS="embedded",
+                      FEATURE_KAFKA_EVENTS="only", KAFKA_MESSAGE_TIMEOUT="500ms")
     yield gateway
     gateway.stop()
 

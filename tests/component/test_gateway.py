@@ -211,22 +211,24 @@ def test_a_reply_that_disagrees_is_counted_and_ignored(gateway, service, device_
 
     def wrong_first(service, command):
         wrong = make(command)
-        service.send(wrong, headers={"correlation-id": command.id, "kafka_correlationId": command.id})
-        service.send(bind_response(command))
+        # One key, one partition: the order is kept.
+        service.send(wrong, headers={"correlation-id": command.id, "kafka_correlationId": command.id}, key=device_id)
+        service.send(bind_response(command), key=device_id)
 
     service.on(device_id, wrong_first)
     assert gateway.bind(device_id).status == 200
     assert replies(gateway, "mismatched") == before + 1
 
 
-@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 5000, b'{"eventType":1,"success":"x"}'])
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 5000, b'{"eventType":1,"success":"x"}'],
+                         ids=["empty", "cut", "array", "null", "no text", "deep", "other types"])
 def test_a_reply_that_is_no_message_is_counted_and_ignored(gateway, service, device_id, raw):
     before = replies(gateway, "invalid") + replies(gateway, "mismatched")
 
     def garbage_first(service, command):
         service.send(raw, topic="device.commands.responses.v1",
-                     headers={"correlation-id": command.id, "kafka_correlationId": command.id})
-        service.send(bind_response(command))
+                     headers={"correlation-id": command.id, "kafka_correlationId": command.id}, key=device_id)
+        service.send(bind_response(command), key=device_id)
 
     service.on(device_id, garbage_first)
     assert gateway.bind(device_id).status == 200

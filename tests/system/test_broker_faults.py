@@ -211,11 +211,11 @@ def test_gateway_killed_with_parked_calls(kafka, stoppable):
     first.kill()
     for thread in threads:
         thread.join(10)
+    device.behave()  # what is delayed already stays delayed
     second = stoppable(make_gateway(kafka, "true", device))
     # The lost calls' replies arrive while the second gateway serves; a retry by the client is answered by the truth.
     answers = [second.bind(name).status for name in names]
     assert answers == [409] * 20
-    device.behave()
     counts = device.executions()
     assert set(counts["kafka"]["byCorrelationId"].values()) == {1}
     assert counts["kafka"]["redelivered"] == 0 and counts["rest"]["bind"] == 0
