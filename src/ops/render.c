@@ -14,6 +14,19 @@ static void value(struct buf *out, const char *name, const char *type, const cha
     buf_printf(out, "%s %llu\n", name, (unsigned long long)number);
 }
 
+/* {label="value" with the value escaped: an operationId is free text. The caller goes on with , or }. */
+static void first_label(struct buf *out, const char *name, const char *label, struct span text)
+{
+    buf_printf(out, "%s{%s=\"", name, label);
+    for (size_t i = 0; i < text.len; i++) {
+        char c = text.ptr[i];
+        if (c == '"' || c == '\\' || c == '\n')
+            buf_append_char(out, '\\');
+        buf_append_char(out, c == '\n' ? 'n' : c);
+    }
+    buf_append_char(out, '"');
+}
+
 static struct span route_name(const struct ops_process *process, size_t row)
 {
     return row < process->route_count ? process->route_names[row] : SPAN_LIT("none");
@@ -27,12 +40,14 @@ static void render_requests(const struct ops_counters *counters, const struct op
     for (size_t i = 0; i < (counters->route_count + 1) * PATH_TAKEN_COUNT; i++) {
         const struct ops_cell *cell = counters->cells[i];
         struct span route = route_name(process, i / PATH_TAKEN_COUNT);
-        for (int s = 0; cell && s < OPS_STATUS_COUNT; s++)
-            if (cell->by_status[s])
-                buf_printf(out, "syncgate_requests_total{route=\"%.*s\",path=\"%s\",status=\"%d\"} %llu\n",
-                           (int)route.len, route.ptr,
-                           path_taken_name((enum path_taken)(i % PATH_TAKEN_COUNT)), s + OPS_STATUS_MIN,
-                           (unsigned long long)cell->by_status[s]);
+        for (int s = 0; cell && s < OPS_STATUS_COUNT; s++) {
+            if (!cell->by_status[s])
+                continue;
+            first_label(out, "syncgate_requests_total", "route", route);
+            buf_printf(out, ",path=\"%s\",status=\"%d\"} %llu\n",
+                       path_taken_name((enum path_taken)(i % PATH_TAKEN_COUNT)), s + OPS_STATUS_MIN,
+                       (unsigned long long)cell->by_status[s]);
+        }
     }
 }
 
@@ -45,14 +60,13 @@ static void render_histogram(const struct ops_cell *cell, struct span route, con
         if (b < OPS_BUCKETS)
             snprintf(le, sizeof(le), "%g", (double)ops_bucket_ns[b] / 1e9);
         cumulative += cell->buckets[b];
-        buf_printf(out,
-                   "syncgate_request_duration_seconds_bucket{route=\"%.*s\",path=\"%s\",le=\"%s\"} %llu\n",
-                   (int)route.len, route.ptr, path, le, (unsigned long long)cumulative);
+        first_label(out, "syncgate_request_duration_seconds_bucket", "route", route);
+        buf_printf(out, ",path=\"%s\",le=\"%s\"} %llu\n", path, le, (unsigned long long)cumulative);
     }
-    buf_printf(out, "syncgate_request_duration_seconds_sum{route=\"%.*s\",path=\"%s\"} %.6f\n",
-               (int)route.len, route.ptr, path, (double)cell->sum_ns / 1e9);
-    buf_printf(out, "syncgate_request_duration_seconds_count{route=\"%.*s\",path=\"%s\"} %llu\n",
-               (int)route.len, route.ptr, path, (unsigned long long)cumulative);
+    first_label(out, "syncgate_request_duration_seconds_sum", "route", route);
+    buf_printf(out, ",path=\"%s\"} %.6f\n", path, (double)cell->sum_ns / 1e9);
+    first_label(out, "syncgate_request_duration_seconds_count", "route", route);
+    buf_printf(out, ",path=\"%s\"} %llu\n", path, (unsigned long long)cumulative);
 }
 
 static void render_durations(const struct ops_counters *counters, const struct ops_process *process,
@@ -69,7 +83,8 @@ static void render_durations(const struct ops_counters *counters, const struct o
 static void render_labelled(struct buf *out, const char *name, const char *label, const char *label_value,
                             uint64_t number)
 {
-    buf_printf(out, "%s{%s=\"%s\"} %llu\n", name, label, label_value, (unsigned long long)number);
+    first_label(out, name, label, span_of(label_value));
+    buf_printf(out, "} %llu\n", (unsigned long long)number);
 }
 
 static void render_kafka(const struct ops_process *process, struct buf *out)
