@@ -67,8 +67,8 @@ struct http_settings {
     size_t connection_memory; /* bytes for request line and headers of one connection */
     size_t body_limit;
     uint32_t idle_timeout_ms;
-    uint32_t
-        body_timeout_ms; /* a collected body has this time to arrive, the rest of a discarded one as well; 0: no limit */
+    /* A collected body has this time to arrive, the rest of a discarded one as well. 0: no limit. */
+    uint32_t body_timeout_ms;
     struct http_handler handler;
 };
 

@@ -65,7 +65,9 @@ labels() { sed -n "/^#define $2(X)/,/[^\\\\]\$/p" "$1" | grep -oE '"[a-z_]+"' | 
 names grep -ohE '"(SYNCGATE|KAFKA|LEGACY|FEATURE|AUTH|SHUTDOWN|TRUSTED)_[A-Z0-9_]+"' src/config/options.c
 SETTINGS=("${NAMES[@]//\"/}")
 described setting docs/configuration.md "${SETTINGS[@]}"
-names grep -ohE '"syncgate_[a-z_]+"' src/ops/render.c
+# A histogram is described by its name alone, not by its parts.
+metrics() { grep -ohE '"syncgate_[a-z_]+"' src/ops/render.c | sed -E 's/(_bucket|_sum|_count)"$/"/'; }
+names metrics
 METRICS=("${NAMES[@]//\"/}")
 described metric docs/operations.md "${METRICS[@]}"
 names labels include/syncgate/path.h PATH_FALLBACKS
