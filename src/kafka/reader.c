@@ -12,6 +12,7 @@
 #include "internal.h"
 
 #define LAZY_MS 20
+#define LOOK_MS 1000 /* a missed signal costs a second, not a reply */
 
 /* Thread: loop. */
 static void on_batch(struct loop_msg *msg)
@@ -217,20 +218,20 @@ static void clear_event(int fd)
 void *kafka_reader_main(void *arg)
 {
     struct kafka *kafka = arg;
-    bool lazy = false;
     while (!atomic_load(&kafka->stopping)) {
+        /* Both, whichever was signalled: a reply and its command's report come at the same time, and one look at a queue
+         * costs less than a turn of this loop. Before the first wait, too: what came before the descriptors were watched
+         * (a broker that is not there) signals nobody. */
+        while (rd_kafka_poll(kafka->producer, 0) > 0)
+            ;
+        drain_replies(kafka);
+        bool lazy = post_urgent(kafka);
         struct epoll_event events[4];
-        int count = epoll_wait(kafka->epoll_fd, events, SG_ARRAY_LEN(events), lazy ? LAZY_MS : -1);
+        int count = epoll_wait(kafka->epoll_fd, events, SG_ARRAY_LEN(events), lazy ? LAZY_MS : LOOK_MS);
         if (count == 0)
             kafka_reader_post_all(kafka);
         for (int i = 0; i < count; i++)
             clear_event(events[i].data.fd);
-        /* Both, whichever was signalled: a reply and its command's report come at the same time, and one look at a queue
-         * costs less than a turn of this loop. */
-        while (rd_kafka_poll(kafka->producer, 0) > 0)
-            ;
-        drain_replies(kafka);
-        lazy = post_urgent(kafka);
     }
     return NULL;
 }
