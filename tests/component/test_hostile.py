@@ -207,3 +207,14 @@ def test_many_parked_clients_that_leave_at_once(stoppable):
         connection.close()
     eventually(lambda: gateway.metrics().sum("syncgate_parked_requests") == 0, "none is parked")
     eventually(lambda: gateway.metrics().sum("syncgate_awaiter_wins_total", winner="client_gone") == 700, "all were noticed")
+
+
+def test_clients_that_leave_in_the_middle_of_a_request_leave_nothing(gateway):
+    """Data and the end of file come together: libmicrohttpd alone would not look at the latter."""
+    whole = raw_request("POST", BIND, {**JSON, **bearer()}, BIND_BODY)
+    before = gateway.metrics().sum("syncgate_connections")
+    for length in range(0, len(whole), 3):
+        with RawConnection(gateway.address) as connection:
+            connection.send(whole[:length])
+    eventually(lambda: gateway.metrics().sum("syncgate_connections") <= before, "all connections are closed", 10)
+    eventually(lambda: gateway.metrics().sum("syncgate_active_requests") == 0, "no request is left", 10)
