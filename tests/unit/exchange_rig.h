@@ -369,7 +369,7 @@ static bool call_is_parked(const struct call *call)
     return await_find(rig.worker->table, &call->id) != NULL;
 }
 
-static int call_executions(const struct call *call)
+static inline int call_executions(const struct call *call)
 {
     return atomic_load(&rig.executions[call->number]);
 }
