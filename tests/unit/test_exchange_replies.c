@@ -74,7 +74,7 @@ static void test_ids(void **state)
 #undef BODY
 #undef BODY_WITH
     for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++) {
-        struct call call;
+        static struct call call;
         struct tally before, tally;
         char id[64], body[256];
         int records = rig.replied + rig.skipped;
@@ -107,7 +107,7 @@ static void test_two_replies_in_one_batch(void **state)
     struct tally before, tally;
     tally_take(&before);
     for (int round = 0; round < ROUNDS; round++) {
-        struct call call;
+        static struct call call;
         int records = rig.replied + rig.skipped;
         call_park(&call, "/primary", "lamp", false);
         for (int i = 0; i < 2; i++)
@@ -165,7 +165,7 @@ static void test_fields(void **state)
         {RIG_TOPIC_EVENTS, NULL, "", "{\"eventType\":\"thing.happened\"}", false},
     };
     for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++) {
-        struct call call;
+        static struct call call;
         struct tally before, tally;
         int records = rig.replied + rig.skipped;
         tally_take(&before);
@@ -190,7 +190,7 @@ static void test_fields(void **state)
 static void test_fields_are_off_elsewhere(void **state)
 {
     (void)state;
-    struct call call;
+    static struct call call;
     int records = rig.replied + rig.skipped;
     call_park(&call, "/primary", "lamp", false);
     publish(RIG_TOPIC_EVENTS, NULL, "", EVENT(""));
@@ -204,7 +204,7 @@ static void test_fields_are_off_elsewhere(void **state)
 static void test_two_candidates(void **state)
 {
     (void)state;
-    struct call calls[2];
+    static struct call calls[2];
     struct tally before, tally;
     int records = rig.replied + rig.skipped;
     tally_take(&before);
@@ -236,7 +236,7 @@ static void test_fields_of_an_ended_request(void **state)
 {
     (void)state;
     for (int way = 0; way < 5; way++) {
-        struct call call;
+        static struct call call;
         struct tally before, tally;
         int records = rig.replied + rig.skipped;
         tally_take(&before);
@@ -267,7 +267,7 @@ static void test_fields_of_an_ended_request(void **state)
 static void test_reply_by_id_first(void **state)
 {
     (void)state;
-    struct call call;
+    static struct call call;
     struct tally before, tally;
     const struct span event = SPAN_LIT(EVENT(""));
     tally_take(&before);
@@ -296,13 +296,13 @@ static void test_reply_by_id_first(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(test_ids, rig_say),
-        cmocka_unit_test_teardown(test_two_replies_in_one_batch, rig_say),
-        cmocka_unit_test_teardown(test_fields, rig_say),
-        cmocka_unit_test_teardown(test_fields_are_off_elsewhere, rig_say),
-        cmocka_unit_test_teardown(test_two_candidates, rig_say),
-        cmocka_unit_test_teardown(test_fields_of_an_ended_request, rig_say),
-        cmocka_unit_test_teardown(test_reply_by_id_first, rig_say),
+        cmocka_unit_test_teardown(test_ids, rig_after),
+        cmocka_unit_test_teardown(test_two_replies_in_one_batch, rig_after),
+        cmocka_unit_test_teardown(test_fields, rig_after),
+        cmocka_unit_test_teardown(test_fields_are_off_elsewhere, rig_after),
+        cmocka_unit_test_teardown(test_two_candidates, rig_after),
+        cmocka_unit_test_teardown(test_fields_of_an_ended_request, rig_after),
+        cmocka_unit_test_teardown(test_reply_by_id_first, rig_after),
     };
     return cmocka_run_group_tests(tests, rig_start, rig_stop);
 }
