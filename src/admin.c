@@ -19,9 +19,9 @@ static void on_gather(struct loop_msg *msg)
         return;
     }
     struct app_worker *worker = &app->workers[gather->next - 1];
+    exchange_worker_collect(worker->exchange, gather->counters, &gather->gauges);
     if (gather->abandon)
         exchange_worker_abandon(worker->exchange);
-    exchange_worker_collect(worker->exchange, gather->counters, &gather->gauges);
     gather_hop(gather);
 }
 
@@ -193,7 +193,8 @@ static void *on_begin(void *arg, struct http_request *http)
     struct admin_call *call = calloc(1, sizeof(*call));
     if (!call) {
         const struct http_answer refused = {.status = 503};
-        http_request_answer(http, &refused);
+        if (!http_request_is_answered(http))
+            http_request_answer(http, &refused);
         return NULL;
     }
     call->app = arg;

@@ -2,7 +2,7 @@
 /* The order of life:
  *   start: files -> Kafka clients -> listeners -> loops -> threads -> Kafka threads -> serving
  *   stop:  not ready -> (SHUTDOWN_DELAY) -> refuse new -> requests finish, or are ended after SHUTDOWN_TIMEOUT -> answers
- *          flushed -> loops stopped -> Kafka reader stopped -> inboxes emptied -> HTTP -> exchange -> Kafka -> loops */
+ *          flushed -> loops stopped -> HTTP -> Kafka reader stopped -> inboxes emptied -> exchange -> Kafka -> loops */
 #include "app.h"
 
 #include <errno.h>
@@ -115,6 +115,7 @@ static enum err_code make_workers(struct app *app, struct err *err)
         .connection_memory = config->connection_memory,
         .body_limit = config->body_limit,
         .idle_timeout_ms = config->idle_timeout_ms,
+        .body_timeout_ms = config->body_timeout_ms,
         .handler = exchange_http_handler,
     };
     for (size_t i = 0; i < app->worker_count; i++) {
@@ -320,6 +321,7 @@ static enum err_code make_main_loop(struct app *app, struct err *err)
     const struct http_settings settings = {.connection_memory = 16 << 10,
                                            .body_limit = 64 << 10,
                                            .idle_timeout_ms = 30000,
+                                           .body_timeout_ms = 10000,
                                            .handler = app_admin_handler};
     struct http_settings mine = settings;
     mine.handler.arg = app;
@@ -359,15 +361,21 @@ static void stop(struct app *app)
     for (size_t i = 0; i < app->worker_count; i++)
         if (app->workers[i].started)
             pthread_join(app->workers[i].thread, NULL);
+    if (app->listener)
+        http_listener_close(app->listener); /* still open when the start failed */
+    /* Connections on their way to another front arrive before any front goes. The loops do not turn any more: idle
+     * connections stay open until here, and what they send now must not become a command nor a legacy call. */
+    for (size_t i = 0; i < app->worker_count; i++)
+        if (app->workers[i].loop)
+            loop_deliver(app->workers[i].loop);
+    for (size_t i = 0; i < app->worker_count; i++)
+        http_front_freep(&app->workers[i].front);
     if (app->kafka)
         kafka_stop(app->kafka, 1000);
     for (size_t i = 0; i < app->worker_count; i++) {
         struct app_worker *worker = &app->workers[i];
         if (worker->loop)
-            loop_turn(worker->loop, 0);
-        http_front_freep(&worker->front);
-        if (worker->loop)
-            loop_turn(worker->loop, 0);
+            loop_deliver(worker->loop);
         exchange_worker_freep(&worker->exchange);
     }
     http_front_freep(&app->admin_front);

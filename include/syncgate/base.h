@@ -40,8 +40,10 @@ static inline struct span span_of(const char *s)
 }
 static inline bool span_eq(struct span a, struct span b)
 {
-    return a.len == b.len && (a.len == 0 || memcmp(a.ptr, b.ptr, a.len) == 0);
+    return a.len == b.len && (a.len == 0 || (a.ptr && b.ptr && memcmp(a.ptr, b.ptr, a.len) == 0));
 }
+/* A NUL-terminated copy, owned; NULL without memory. */
+char *span_dup(struct span s);
 /* ASCII case-insensitive equality, for header names. */
 bool span_eq_nocase(struct span a, struct span b);
 

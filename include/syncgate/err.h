@@ -14,7 +14,6 @@
     /* our own limits and life */                                                                        \
     X(ERR_NO_MEMORY, "OVERLOADED", 503, true, false, "no_memory")                                        \
     X(ERR_OVERLOADED, "OVERLOADED", 503, true, false, "overloaded")                                      \
-    X(ERR_SHUTTING_DOWN, "SHUTTING_DOWN", 503, true, false, "shutting_down")                             \
     X(ERR_INTERNAL, "INTERNAL", 500, false, false, "internal")                                           \
     /* set-up */                                                                                         \
     X(ERR_CONFIG, "CONFIG", 500, false, false, "config")                                                 \

@@ -45,13 +45,15 @@ struct http_summary {
 
 /* Callbacks, all on the front's loop. `user` is what on_begin returned. */
 struct http_handler {
-    /* The head is here. Answer at once, or set the body mode (COLLECT by default). Returns the request's user pointer. */
+    /* The head is here. Answer at once, or set the body mode (COLLECT by default). Returns the request's user pointer. What the
+     * front itself has refused (http_request_is_answered()) is to be reported only. */
     void *(*on_begin)(void *arg, struct http_request *request);
     void *arg;
     /* STREAM: takes 0..len bytes; less than len holds the upload back until http_request_body_resume(). */
     size_t (*on_body)(void *user, const char *data, size_t len);
     /* The whole request is here. Answer now or later (parked). COLLECT: the body is larger than body_limit if
-     * http_request_body_too_large(). Not called for a request that was answered before. */
+     * http_request_body_too_large(). Not called for a request that was answered before, but for an upload (STREAM) whose
+     * streamed answer has not ended yet. */
     void (*on_end)(void *user);
     /* The client left while no answer was queued. Let go of everything that waits; then call http_request_abort(). */
     void (*on_gone)(void *user);
@@ -65,6 +67,8 @@ struct http_settings {
     size_t connection_memory; /* bytes for request line and headers of one connection */
     size_t body_limit;
     uint32_t idle_timeout_ms;
+    /* A collected body has this time to arrive, the rest of a discarded one as well. 0: no limit. */
+    uint32_t body_timeout_ms;
     struct http_handler handler;
 };
 

@@ -15,12 +15,13 @@ struct legacy;
 struct legacy_call;
 
 struct legacy_settings {
-    const char *url;              /* base URL, http:// or https://, with or without a path prefix */
+    const char *url; /* base URL, http:// or https://, with or without a path prefix */
     uint32_t connect_timeout_ms;
     /* From the start, or the last byte of the request that the backend took, to the response head, and between two body
      * bytes (not for the whole call). Does not run while the owner refuses data or owes a piece of its stream. */
     uint32_t timeout_ms;
-    uint32_t max_connections; /* to the backend, of this loop; calls above wait in order, for timeout_ms at most */
+    uint32_t
+        max_connections; /* to the backend, of this loop; calls above wait in order, for timeout_ms at most */
 };
 /* Process-wide libcurl initialisation, once, before any thread starts. */
 enum err_code legacy_global_init(void) SG_NODISCARD;
@@ -38,8 +39,8 @@ struct legacy_header {
 };
 
 enum legacy_body {
-    LEGACY_BODY_NONE,   /* no body at all; POST, PUT and PATCH say Content-Length: 0 */
-    LEGACY_BODY_FIXED,  /* `body`, borrowed until on_end */
+    LEGACY_BODY_NONE,  /* no body at all; POST, PUT and PATCH say Content-Length: 0 */
+    LEGACY_BODY_FIXED, /* `body`, borrowed until on_end */
     LEGACY_BODY_STREAM, /* fed with legacy_call_write(); length in content_length, or -1: chunked. A stream that does not
                          * keep its announced length breaks the call (ERR_LEGACY_BROKEN) and its connection */
 };
@@ -48,11 +49,13 @@ enum legacy_body {
  * included), Host, Content-Length and Expect are dropped from `headers` here; the others go out as they are, in order. */
 struct legacy_request {
     struct span method;
-    struct span target; /* raw path and query as received, beginning with a slash; appended to the base URL byte for byte
+    struct span
+        target; /* raw path and query as received, beginning with a slash; appended to the base URL byte for byte
                          * (a slash that ends the base URL does not count). Or "*" of OPTIONS: sent without the prefix */
     const struct legacy_header *headers;
     size_t header_count;
-    const struct legacy_header *extra; /* X-Forwarded-*, X-Correlation-Id, traceparent ...; sent as they are */
+    const struct legacy_header
+        *extra; /* X-Forwarded-*, X-Correlation-Id, traceparent ...; sent as they are */
     size_t extra_count;
     enum legacy_body body_kind;
     struct span body;
@@ -61,7 +64,8 @@ struct legacy_request {
 
 struct legacy_response {
     int status;
-    const struct legacy_header *headers; /* end-to-end headers in order, repeated ones kept; hop-by-hop, Content-Length dropped */
+    const struct legacy_header
+        *headers; /* end-to-end headers in order, repeated ones kept; hop-by-hop, Content-Length dropped */
     size_t header_count;
     int64_t content_length; /* -1: unknown (chunked or until close). HEAD and 304 have it without a body */
 };
@@ -85,7 +89,8 @@ struct legacy_handler {
  * ERR_BAD_REQUEST (method or header name no token, CR, LF or NUL in a value, blank or control character in the target,
  * CONNECT) or ERR_NO_MEMORY. This and all calls below may be used inside any callback, of any call. */
 enum err_code legacy_start(struct legacy *legacy, const struct legacy_request *request,
-                           const struct legacy_handler *handler, void *arg, struct legacy_call **ret_call) SG_NODISCARD;
+                           const struct legacy_handler *handler, void *arg,
+                           struct legacy_call **ret_call) SG_NODISCARD;
 /* Feeds the stream; takes 0..len bytes (bounded buffer of 64 KiB). */
 size_t legacy_call_write(struct legacy_call *call, const char *data, size_t len);
 /* The stream is complete. */

@@ -50,6 +50,8 @@ void loop_freep(struct loop **loop);
 void loop_run(struct loop *loop, void (*after_turn)(void));
 /* One turn: waits at most max_wait_ms (-1: until something happens), then handles what is ready. For tests. */
 void loop_turn(struct loop *loop, int max_wait_ms);
+/* Delivers what is in the inbox, and nothing else. The loop must not be running. Thread: main. */
+void loop_deliver(struct loop *loop);
 /* Makes loop_run() return after the turn under way. Thread: any. */
 void loop_stop(struct loop *loop);
 

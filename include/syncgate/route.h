@@ -63,7 +63,8 @@ struct route {
     bool auth_required;
     struct span *roles; /* any of them; count 0: none needed */
     size_t role_count;
-    const struct schema *body_schema; /* NULL: the body is not checked */
+    const struct schema *claims_schema; /* the token's payload must satisfy it, else 401; NULL: unchecked */
+    const struct schema *body_schema;   /* NULL: the body is not checked */
     bool body_required;
     uint32_t timeout_ms;
     uint32_t max_in_flight; /* 0: no own limit */

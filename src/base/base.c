@@ -15,6 +15,17 @@ void base_bug(const char *cond, const char *file, int line)
     abort();
 }
 
+char *span_dup(struct span s)
+{
+    char *copy = malloc(s.len + 1);
+    if (!copy)
+        return NULL;
+    if (s.len)
+        memcpy(copy, s.ptr, s.len);
+    copy[s.len] = '\0';
+    return copy;
+}
+
 bool span_eq_nocase(struct span a, struct span b)
 {
     if (a.len != b.len)

@@ -142,8 +142,8 @@ enum err_code loader_set_feature(struct loader *loader, const char *place, const
     size_t len = strlen(value);
     if (len == 0 || len > 64) {
         show_text(value, shown);
-        return err_set(loader->err, ERR_CONFIG,
-                       "%s: expected a flag's value, such as true or only, found %s", place, shown);
+        return err_set(loader->err, ERR_CONFIG, "%s: expected a flag's value, such as true or only, found %s",
+                       place, shown);
     }
     struct config *config = loader->config;
     size_t i = 0;

@@ -119,8 +119,8 @@ void exchange_answer_rule(struct exchange *ex, const struct route_answer *rule,
         code = mapping_render(rule->body, scope, &worker->scratch, &worker->value);
     if (code == ERR_OK)
         code = rule_headers(ex, rule, scope, headers, &count);
-    if (code != ERR_OK || !buf_ok(&worker->value)) {
-        exchange_answer_error(ex, ERR_NO_MEMORY, "Out of memory");
+    if (code != ERR_OK || !buf_ok(&worker->value)) { /* not retriable: the command was executed */
+        exchange_answer_error(ex, ERR_INTERNAL, "The reply came, but there is no memory to answer with it");
         return;
     }
     const struct http_answer answer = {rule->status, headers, count, buf_span(&worker->value)};

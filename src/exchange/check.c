@@ -184,6 +184,12 @@ static bool check_token(struct exchange *ex)
     ex->auth_reason = "no Authorization header";
     if (value.ptr && ex->worker->auth)
         code = auth_verify(ex->worker->auth, value, clock_real_ms() / 1000, &ex->principal, &ex->auth_reason);
+    const struct schema *claims = ex->route->claims_schema;
+    if (code == ERR_OK && claims &&
+        !schema_valid(claims, &ex->principal->claims, json_root(&ex->principal->claims))) {
+        code = ERR_UNAUTHORIZED;
+        ex->auth_reason = "claims do not satisfy the route's schema";
+    }
     if (code == ERR_OK) {
         ex->auth_reason = NULL;
         return true;

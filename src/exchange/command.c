@@ -37,16 +37,14 @@ static struct span traceparent(const struct exchange *ex, char made[56])
     struct span given = http_request_header(ex->http, "traceparent");
     if (given.ptr && traceparent_ok(given))
         return given;
-    char *p = made;
-    memcpy(p, "00-", 3);
-    p += 3;
+    struct buf out = {made, 0, 56, false};
+    buf_append_lit(&out, "00-");
     for (const char *q = ex->id_text; *q; q++)
         if (*q != '-')
-            *p++ = *q;
-    *p++ = '-';
-    memcpy(p, made + 3 + 16, 16);
-    p += 16;
-    memcpy(p, "-00", 4);
+            buf_append_char(&out, *q);
+    buf_append_char(&out, '-');
+    buf_append(&out, made + 3 + 16, 16);
+    buf_append_lit(&out, "-00");
     return (struct span){made, 55};
 }
 

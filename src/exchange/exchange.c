@@ -135,7 +135,8 @@ static void *on_begin(void *arg, struct http_request *http)
     if (!ex) {
         const struct http_answer answer = {
             .status = 503, .body = SPAN_LIT("{\"message\":\"Out of memory\",\"statusCode\":503}")};
-        http_request_answer(http, &answer);
+        if (!http_request_is_answered(http))
+            http_request_answer(http, &answer);
         return NULL;
     }
     ex->worker = worker;
@@ -145,6 +146,11 @@ static void *on_begin(void *arg, struct http_request *http)
     worker->active++;
     await_id_without_slot(worker->table, &ex->id);
     await_id_format(&ex->id, ex->id_text);
+    if (http_request_is_answered(http)) { /* by the front: contradicting lengths */
+        ex->code = ERR_BAD_REQUEST;
+        exchange_set_state(ex, EXCHANGE_ANSWERED);
+        return ex;
+    }
     if (route_table_match(worker->shared->routes, http_request_method(http), http_request_target(http),
                           &ex->match) != ERR_OK) {
         exchange_answer_error(ex, ERR_NO_MEMORY, "Out of memory");
@@ -168,7 +174,7 @@ static size_t on_body(void *user, const char *data, size_t len)
 static void on_end(void *user)
 {
     struct exchange *ex = user;
-    if (ex->state == EXCHANGE_PROXYING) {
+    if (ex->path == PATH_TAKEN_LEGACY) { /* its answer may have begun already */
         if (ex->call && ex->legacy_streaming)
             legacy_call_write_end(ex->call);
         return;

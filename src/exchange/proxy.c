@@ -27,12 +27,17 @@ struct header_list {
 static void on_header(void *arg, struct span name, struct span value)
 {
     struct header_list *list = arg;
-    struct span *forwarded = span_eq_nocase(name, SPAN_LIT("X-Forwarded-For"))     ? &list->forwarded_for
-                             : span_eq_nocase(name, SPAN_LIT("X-Forwarded-Proto")) ? &list->forwarded_proto
-                             : span_eq_nocase(name, SPAN_LIT("X-Forwarded-Host"))  ? &list->forwarded_host
-                                                                                   : NULL;
-    if (forwarded) { /* rewritten below */
-        *forwarded = value;
+    /* These are rewritten by extra_headers(). */
+    if (span_eq_nocase(name, SPAN_LIT("X-Forwarded-For"))) {
+        list->forwarded_for = value;
+        return;
+    }
+    if (span_eq_nocase(name, SPAN_LIT("X-Forwarded-Proto"))) {
+        list->forwarded_proto = value;
+        return;
+    }
+    if (span_eq_nocase(name, SPAN_LIT("X-Forwarded-Host"))) {
+        list->forwarded_host = value;
         return;
     }
     if (span_eq_nocase(name, SPAN_LIT("X-Correlation-Id")))
@@ -225,7 +230,8 @@ static void answer_gathered(struct exchange *ex)
     if (buf_ok(&ex->legacy_body))
         exchange_answer_legacy(ex, &response, 0, buf_span(&ex->legacy_body), false);
     else
-        exchange_answer_error(ex, ERR_NO_MEMORY, "Out of memory");
+        exchange_answer_error(ex, ERR_INTERNAL,
+                              "The legacy backend answered, but there is no memory to pass it on");
 }
 
 static void on_end(void *arg, enum err_code code)

@@ -44,7 +44,7 @@ enum err_code exchange_shared_init(struct exchange_shared *shared, const struct 
     if (!shared->command_topics || !shared->route_states || !shared->reply_topic_names)
         return ERR_NO_MEMORY;
     for (size_t i = 0; i < routes->reply_topic_count; i++) {
-        shared->reply_topic_names[i] = strndup(routes->reply_topics[i].ptr, routes->reply_topics[i].len);
+        shared->reply_topic_names[i] = span_dup(routes->reply_topics[i]);
         if (!shared->reply_topic_names[i])
             return ERR_NO_MEMORY;
     }

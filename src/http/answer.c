@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Answers: a response is made at once and queued when libmicrohttpd allows it (see request.c). */
 #include <stdio.h>
+#include <sys/socket.h>
 
 #include "internal.h"
 
@@ -49,6 +50,8 @@ static void answer_with(struct http_request *request, const struct http_answer *
     add_headers(request, response, answer);
     request->response = response;
     request->status = answer->status;
+    if (request->phase == HTTP_PHASE_BODY && request->begun && !request->streaming)
+        http_bound_body(request);
     if (!request->suspended)
         return; /* we are inside libmicrohttpd's callback, which queues it when it may */
     if (request->phase == HTTP_PHASE_ENDED && http_queue(request) != MHD_YES)
@@ -74,6 +77,24 @@ void http_answer_failure(struct http_request *request, int status, const char *e
     };
     const struct http_answer answer = {status, headers, SG_ARRAY_LEN(headers), {body, (size_t)len}};
     http_request_answer(request, &answer);
+}
+
+void http_answer_late(struct http_request *request)
+{
+    static const char body[] = "{\"message\":\"the request body did not arrive in time\",\"error\":\"Request "
+                               "Timeout\",\"statusCode\":408}";
+    char text[512];
+    int fd = request->connection->watch.fd;
+    int len = snprintf(text, sizeof(text),
+                       "HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json; charset=utf-8\r\n"
+                       "Access-Control-Allow-Origin: *\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n%s",
+                       sizeof(body) - 1, body);
+    /* Nothing else is on its way: the answers before are sent, and this request has none (or one that is given up). */
+    if (!request->response && send(fd, text, (size_t)len, MSG_DONTWAIT | MSG_NOSIGNAL) == len) {
+        request->phase = HTTP_PHASE_ANSWERED;
+        request->status = 408;
+    }
+    shutdown(fd, SHUT_RDWR); /* libmicrohttpd finds it closed */
 }
 
 /* ---- streamed bodies ---- */
@@ -127,8 +148,8 @@ static void stream_wake(struct http_request *request)
 bool http_stream_write(struct http_request *request, const char *data, size_t len)
 {
     struct buf *stream = &request->stream;
-    SG_ASSERT(request->streaming && !request->stream_ended);
-    if (len == 0 || request->aborted)
+    SG_ASSERT(request->streaming);
+    if (len == 0 || request->aborted || request->stream_ended) /* ended here: without memory */
         return true;
     if (stream->len - request->stream_at + len > HTTP_STREAM_BUFFER && stream->len > request->stream_at) {
         request->stream_refused = true;
@@ -157,6 +178,10 @@ void http_stream_end(struct http_request *request, bool ok)
     if (!ok) {
         buf_clear(&request->stream);
         request->stream_at = 0;
+    }
+    if (request->phase == HTTP_PHASE_BODY) { /* what is left of an upload is discarded */
+        http_bound_body(request);
+        http_request_body_resume(request);
     }
     stream_wake(request);
 }

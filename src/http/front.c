@@ -19,8 +19,12 @@
 static void on_hangup(struct loop_io *io, uint32_t events)
 {
     struct http_connection *connection = SG_CONTAINER_OF(io, struct http_connection, watch);
-    if (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
-        http_on_client_gone(connection);
+    if (!(events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)))
+        return;
+    http_on_client_gone(connection);
+    /* Half a request line and a half-close: libmicrohttpd would wait for the rest until the idle time-out. */
+    if (!connection->request)
+        shutdown(io->fd, SHUT_RDWR);
 }
 
 static void connection_start(struct http_pack *pack, struct MHD_Connection *mhd, void **context)
@@ -224,8 +228,10 @@ void http_front_freep(struct http_front **front_ptr)
     if (!front)
         return;
     *front_ptr = NULL;
+    front->ending = true;
     http_accept_stop(front);
-    /* libmicrohttpd aborts the process when a daemon stops with a suspended connection. */
+    /* libmicrohttpd aborts the process when a daemon stops with a suspended connection: none may be suspended from here on,
+     * so requests that the last MHD_run() reads are refused. */
     for (struct http_request *request = front->requests, *next; request; request = next) {
         next = request->next;
         http_request_abort(request);

@@ -45,6 +45,7 @@ struct http_front {
     atomic_uint connections;       /* read by the other fronts to balance */
     uint32_t active;
     bool draining;
+    bool ending; /* http_front_freep() runs: a request that comes now is refused */
     struct buf scratch;
     struct log_limit log_limit;
 };
@@ -74,10 +75,13 @@ struct http_request {
     enum http_phase phase;
     enum http_body_mode body_mode;
     bool begun;     /* on_begin was called, so on_done is due */
+    bool ended;     /* on_end was called */
     bool suspended; /* libmicrohttpd's connection is */
     bool gone;      /* on_gone was called */
     bool aborted;
     bool body_too_large;
+    bool late;                    /* the body was: the connection is being closed */
+    struct loop_timer body_timer; /* set in BODY while the front itself waits for the body */
     size_t discarded;
     struct buf body;
     struct MHD_Response *response; /* ready, not queued yet */
@@ -105,6 +109,10 @@ void http_on_completed(void *cls, struct MHD_Connection *mhd, void **context,
                        enum MHD_RequestTerminationCode code);
 void http_on_client_gone(struct http_connection *connection);
 void http_resume(struct http_request *request);
+/* From now on the rest of the body has body_timeout_ms. */
+void http_bound_body(struct http_request *request);
 /* answer.c */
 enum MHD_Result http_queue(struct http_request *request);
 void http_answer_failure(struct http_request *request, int status, const char *error, const char *message);
+/* 408 past libmicrohttpd, which takes no response in the middle of an upload, and the end of the connection. */
+void http_answer_late(struct http_request *request);

@@ -53,15 +53,16 @@ void http_on_completed(void *cls, struct MHD_Connection *mhd, void **context,
     *request->link = request->next;
     if (request->next)
         request->next->link = request->link;
+    loop_timer_cancel(request->front->loop, &request->body_timer);
     request->connection->request = NULL;
     request->front->active--;
     if (request->begun) {
         const struct http_summary summary = {
             .status = request->phase == HTTP_PHASE_ANSWERED ? request->status : 0,
             .completed = code == MHD_REQUEST_TERMINATED_COMPLETED_OK && !request->aborted,
-            .client_gone = request->gone || request->connection->gone ||
-                           code == MHD_REQUEST_TERMINATED_CLIENT_ABORT ||
-                           code == MHD_REQUEST_TERMINATED_READ_ERROR,
+            .client_gone = !request->late && (request->gone || request->connection->gone ||
+                                              code == MHD_REQUEST_TERMINATED_CLIENT_ABORT ||
+                                              code == MHD_REQUEST_TERMINATED_READ_ERROR),
             .started_ns = request->started_ns,
         };
         request->front->settings.handler.on_done(request->user, &summary);
@@ -71,6 +72,32 @@ void http_on_completed(void *cls, struct MHD_Connection *mhd, void **context,
     buf_fini(&request->body);
     buf_fini(&request->stream);
     free(request);
+}
+
+/* ---- bodies that take too long ---- */
+
+static void on_body_late(struct loop_timer *timer)
+{
+    struct http_request *request = SG_CONTAINER_OF(timer, struct http_request, body_timer);
+    if (request->phase != HTTP_PHASE_BODY || request->aborted)
+        return;
+    request->aborted = request->late = true;
+    if (request
+            ->suspended) /* an upload held back by a backend whose answer waits for the upload: nothing can move */
+        http_resume(request);
+    else
+        http_answer_late(request);
+}
+
+void http_bound_body(struct http_request *request)
+{
+    struct loop *loop = request->front->loop;
+    request->body_timer.on_timer = on_body_late;
+    if (request->front->settings.body_timeout_ms &&
+        !loop_timer_is_set(&request->body_timer)) /* without memory for it the idle time-out is left */
+        (void)!loop_timer_set(loop, &request->body_timer,
+                              loop_now_ns(loop) +
+                                  request->front->settings.body_timeout_ms * SG_NSEC_PER_MSEC);
 }
 
 /* ---- suspending ---- */
@@ -112,16 +139,16 @@ void http_request_abort(struct http_request *request)
     }
     if (!request->suspended)
         return; /* the next callback of libmicrohttpd sees `aborted` */
-    if (request->phase == HTTP_PHASE_ENDED && !request->response) {
+    if (request->phase == HTTP_PHASE_ENDED) {
         /* Nobody reads it; it is the way to end a suspended connection. */
         request->response = MHD_create_response_from_buffer(0, NULL, MHD_RESPMEM_PERSISTENT);
         request->status = 499;
-        if (request->response)
+        if (request->response) {
             MHD_add_response_header(request->response, "Connection", "close");
+            (void)!http_queue(request);
+        }
     }
-    if (request->response)
-        (void)!http_queue(request);
-    http_resume(request);
+    http_resume(request); /* an upload that was held back ends in the next callback */
 }
 
 /* ---- the head ---- */
@@ -131,15 +158,37 @@ struct framing {
     int encodings;
     bool chunked;
     int64_t length;
-    bool bad_length;
+    bool bad_length, bad_field;
 };
+
+/* RFC 9110 section 5.6.2. libmicrohttpd takes "Content-Length : 5" for a header of another name, a proxy may not. */
+static bool is_token(const char *name)
+{
+    for (const char *p = name; *p; p++)
+        if (!(*p >= '0' && *p <= '9') && !(*p >= 'a' && *p <= 'z') && !(*p >= 'A' && *p <= 'Z') &&
+            !strchr("!#$%&'*+-.^_`|~", *p))
+            return false;
+    return *name != '\0';
+}
+
+/* libmicrohttpd glues a folded line (RFC 9112 section 5.2) to the header's name, in a copy of it; else a value stands behind
+ * its name in the receive buffer. */
+static bool is_folded(const char *name, const char *value)
+{
+    const char *p = name + strlen(name) + 1;
+    while (p < value && (*p == ' ' || *p == '\t'))
+        p++;
+    return value && p != value;
+}
 
 static enum MHD_Result look_at_framing(void *cls, enum MHD_ValueKind kind, const char *name,
                                        const char *value)
 {
     (void)kind;
     struct framing *framing = cls;
-    if (strcasecmp(name, "Content-Length") == 0) {
+    if (!is_token(name) || is_folded(name, value))
+        framing->bad_field = true;
+    else if (strcasecmp(name, "Content-Length") == 0) {
         uint64_t length;
         framing->content_lengths++;
         if (!base_parse_u64(span_of(value), &length) || length > INT64_MAX)
@@ -153,28 +202,43 @@ static enum MHD_Result look_at_framing(void *cls, enum MHD_ValueKind kind, const
     return MHD_YES;
 }
 
-/* libmicrohttpd would silently prefer one of two contradicting lengths: request smuggling. */
+/* What a proxy in front of us may read differently: request smuggling. Of two contradicting lengths libmicrohttpd would
+ * silently prefer one. */
 static bool framing_ok(struct http_request *request, int64_t *ret_length)
 {
     struct framing framing = {0};
     MHD_get_connection_values(request->connection->mhd, MHD_HEADER_KIND, look_at_framing, &framing);
     *ret_length = framing.encodings ? -1 : framing.length;
+    if (framing.encodings && http_request_is_http10(request))
+        return false; /* RFC 9112 section 6.1: HTTP/1.0 knows no transfer coding */
     return framing.content_lengths <= 1 && framing.encodings <= 1 && !framing.bad_length &&
-           !(framing.encodings && (framing.content_lengths || !framing.chunked));
+           !framing.bad_field && !(framing.encodings && (framing.content_lengths || !framing.chunked));
+}
+
+static void tell_end(struct http_request *request)
+{
+    if (request->ended)
+        return; /* a body that is too large ended the request in its head, and is only discarded now */
+    request->ended = true;
+    request->front->settings.handler.on_end(request->user);
 }
 
 static enum MHD_Result on_head(struct http_request *request, const char *method, const char *version)
 {
     int64_t length;
     const struct http_handler *handler = &request->front->settings.handler;
+    if (request->front->ending)
+        return MHD_NO;
     request->method = method;
     request->version = version;
     request->phase = HTTP_PHASE_BODY;
     bool framed = framing_ok(request, &length);
+    if (!framed) /* before on_begin, so that the handler starts nothing */
+        http_answer_failure(request, 400, "Bad Request", "ambiguous message framing");
     request->user = handler->on_begin(handler->arg, request);
     request->begun = true;
-    if (!framed && !request->response)
-        http_answer_failure(request, 400, "Bad Request", "ambiguous message framing");
+    if (request->aborted)
+        return MHD_NO;
     if (!framed) {
         request->phase = HTTP_PHASE_ENDED;
         return http_queue(request);
@@ -186,16 +250,26 @@ static enum MHD_Result on_head(struct http_request *request, const char *method,
         (uint64_t)length > request->front->settings.body_limit) {
         request->body_too_large = true;
         if (expects || length > (int64_t)HTTP_DISCARD_MAX)
-            handler->on_end(request->user);
+            tell_end(request);
     }
     if (request->response && (expects || length > (int64_t)HTTP_DISCARD_MAX)) {
         request->phase = HTTP_PHASE_ENDED;
         return http_queue(request);
     }
+    if (request->response || request->body_mode == HTTP_BODY_COLLECT)
+        http_bound_body(request);
     return MHD_YES;
 }
 
 /* ---- the body ---- */
+
+/* A backend may answer while it reads the upload. libmicrohttpd sends that answer only behind the upload, so the upload
+ * goes on until the answer has ended. */
+static bool upload_goes_on(const struct http_request *request)
+{
+    return request->body_mode == HTTP_BODY_STREAM &&
+           (!request->response || (request->streaming && !request->stream_ended));
+}
 
 static enum MHD_Result discard(struct http_request *request, size_t *data_len)
 {
@@ -208,19 +282,22 @@ static enum MHD_Result on_piece(struct http_request *request, const char *data, 
 {
     if (request->aborted)
         return MHD_NO;
-    if (request->response || request->body_too_large)
-        return discard(request, data_len);
-    if (request->body_mode == HTTP_BODY_STREAM) {
+    if (upload_goes_on(request)) {
         size_t taken = request->front->settings.handler.on_body(request->user, data, *data_len);
         SG_ASSERT(taken <= *data_len);
-        bool held_back = taken < *data_len && !request->response;
-        *data_len = request->response ? 0 : *data_len - taken;
-        if (held_back && request->connection->gone)
+        *data_len -= taken;
+        if (*data_len && request->connection->gone)
             return MHD_NO;
-        if (held_back)
+        if (*data_len)
             suspend(request);
+        if (*data_len && request->response)
+            http_bound_body(request); /* the backend may hold it back because its answer cannot leave */
+        else
+            loop_timer_cancel(request->front->loop, &request->body_timer);
         return MHD_YES;
     }
+    if (request->response || request->body_too_large)
+        return discard(request, data_len);
     if (request->body.len + *data_len > request->front->settings.body_limit) {
         request->body_too_large = true;
         http_request_body_drop(request);
@@ -237,13 +314,16 @@ static enum MHD_Result on_complete(struct http_request *request)
 {
     const struct http_handler *handler = &request->front->settings.handler;
     request->phase = HTTP_PHASE_ENDED;
+    loop_timer_cancel(request->front->loop, &request->body_timer);
+    if (request->aborted)
+        return MHD_NO; /* also: without memory for a piece nor for the answer, the body is not whole */
     if (request->connection->gone && !request->gone) {
         request->gone = true;
         handler->on_gone(request->user);
         return MHD_NO;
     }
-    if (!request->response)
-        handler->on_end(request->user);
+    if (!request->response || upload_goes_on(request))
+        tell_end(request);
     if (request->response)
         return http_queue(request);
     if (request->aborted)
@@ -270,9 +350,8 @@ enum MHD_Result http_on_access(void *cls, struct MHD_Connection *mhd, const char
         if (request->response)
             return http_queue(request);
         return MHD_NO;
-    case HTTP_PHASE_ANSWERED:
-        *data_len = 0;
-        return MHD_YES;
+    case HTTP_PHASE_ANSWERED: /* libmicrohttpd asks only when it refused the response */
+        break;
     }
     return MHD_NO;
 }

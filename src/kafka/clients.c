@@ -161,11 +161,6 @@ static rd_kafka_t *client_new(struct kafka *kafka, rd_kafka_type_t type,
 
 /* ---- life ---- */
 
-static char *span_dup(struct span s)
-{
-    return strndup(s.ptr, s.len);
-}
-
 static enum err_code topics_new(struct kafka *kafka, const struct kafka_settings *settings, struct err *err)
 {
     kafka->topics =

@@ -26,7 +26,7 @@ enum err_code kafka_embedded_start(struct kafka *kafka, const struct kafka_setti
     for (size_t i = 0; i < kafka->topic_count; i++)
         rd_kafka_mock_topic_create(kafka->cluster, kafka->topics[i].name, EMBEDDED_PARTITIONS, 1);
     for (size_t i = 0; i < settings->command_topic_count; i++) {
-        char *name = strndup(settings->command_topics[i].ptr, settings->command_topics[i].len);
+        char *name = span_dup(settings->command_topics[i]);
         if (name) /* TOPIC_ALREADY_EXISTS is fine: a topic may carry both commands and replies */
             rd_kafka_mock_topic_create(kafka->cluster, name, EMBEDDED_PARTITIONS, 1);
         free(name);

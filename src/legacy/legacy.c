@@ -84,7 +84,7 @@ static bool set_base(struct legacy *legacy, const char *text, struct err *err)
         size_t len = strlen(path);
         while (len && path[len - 1] == '/')
             len--;
-        legacy->prefix = strndup(path, len);
+        legacy->prefix = span_dup((struct span){path, len});
         legacy->origin = strdup(origin);
         legacy->tls = strcmp(scheme, "https") == 0;
         ok = legacy->prefix && legacy->origin;

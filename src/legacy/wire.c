@@ -201,7 +201,10 @@ static curl_socket_t on_open(void *arg, curlsocktype purpose, struct curl_sockad
     int fd = socket(address->family, address->socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, address->protocol);
     if (fd < 0)
         return CURL_SOCKET_BAD;
-    struct legacy_socket *sock = socket_add(legacy, fd);
+    struct legacy_socket *sock = socket_find(legacy, fd);
+    if (sock) /* curl closes a socket that never got connected without a word to us */
+        socket_drop(sock);
+    sock = socket_add(legacy, fd);
     if (!sock) {
         close(fd);
         return CURL_SOCKET_BAD;

@@ -127,6 +127,11 @@ void loop_freep(struct loop **loop_ptr)
     free(loop);
 }
 
+void loop_deliver(struct loop *loop)
+{
+    inbox_deliver(loop);
+}
+
 void loop_stop(struct loop *loop)
 {
     atomic_store_explicit(&loop->stopping, true, memory_order_release);

@@ -74,7 +74,7 @@ static bool compile_operand(struct test *test, const struct json_doc *doc, const
     if (test->op == TEST_IN && (node->type != JSON_ARRAY || node->count == 0))
         return fail(err, where, index, ".in: expected a list of values");
     struct span text = json_text(doc, node);
-    test->text = strndup(text.ptr, text.len);
+    test->text = span_dup(text);
     if (!test->text || json_parse(&test->operand, (struct span){test->text, text.len}, UINT32_MAX) != ERR_OK)
         return no_memory(err); /* it is a part of a text that was parsed before */
     return true;

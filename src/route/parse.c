@@ -209,6 +209,14 @@ static bool check_operation(struct parser *p)
 
 /* ---- auth and request ---- */
 
+/* Fills in the place before a message that only names what it is about. */
+static bool prefix_err(struct parser *p)
+{
+    struct err inner = *p->r.err;
+    err_set(p->r.err, inner.code, "%s: %.*s", p->r.where.ptr, 300, inner.text);
+    return false;
+}
+
 static bool parse_roles(struct parser *p, const struct json_node *node)
 {
     size_t count = 0;
@@ -231,8 +239,9 @@ static bool parse_roles(struct parser *p, const struct json_node *node)
 
 static bool parse_auth(struct parser *p, const struct json_node *root)
 {
-    static const char *const keys[] = {"required", "roles", NULL};
+    static const char *const keys[] = {"required", "roles", "claims", NULL};
     const struct json_node *node = reader_get(&p->r, root, "auth"), *roles;
+    struct span claims = {NULL, 0};
     p->route->auth_required = true;
     if (!node)
         return true;
@@ -244,16 +253,16 @@ static bool parse_auth(struct parser *p, const struct json_node *root)
         ok = parse_roles(p, roles);
         reader_leave(&p->r, inner);
     }
+    ok = ok && reader_string(&p->r, node, "claims", false, &claims);
+    if (ok && claims.ptr) {
+        size_t inner = reader_enter(&p->r, "claims");
+        p->route->claims_schema = loader_schema(p->loader, claims);
+        if (!p->route->claims_schema)
+            return prefix_err(p);
+        reader_leave(&p->r, inner);
+    }
     reader_leave(&p->r, mark);
     return ok;
-}
-
-/* Fills in the place before a message that only names what it is about. */
-static bool prefix_err(struct parser *p)
-{
-    struct err inner = *p->r.err;
-    err_set(p->r.err, inner.code, "%s: %.*s", p->r.where.ptr, 300, inner.text);
-    return false;
 }
 
 static bool parse_request_schema(struct parser *p, const struct json_node *node)

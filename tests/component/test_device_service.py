@@ -15,7 +15,7 @@ import subprocess
 import jwt
 import pytest
 
-BUILD = os.environ.get("SYNCGATE_BUILD_DIR", str(pathlib.Path(__file__).parents[2] / "build"))
+BUILD = os.environ.get("TEST_BUILD", str(pathlib.Path(__file__).parents[2] / "build"))
 BINARY = os.path.join(BUILD, "examples", "device-service", "device-service")
 SECRET = "0123456789abcdef0123456789abcdef"
 SUB = "5e0c6a1d-2b7f-4c39-9a64-8d1f3b20c7e5"

@@ -92,7 +92,7 @@ static inline char *fx_pem(EVP_PKEY *pkey, bool private)
         PEM_write_bio_PUBKEY(bio, pkey);
     char *data;
     long len = BIO_get_mem_data(bio, &data);
-    char *pem = strndup(data, (size_t)len);
+    char *pem = span_dup((struct span){data, (size_t)len});
     BIO_free(bio);
     return pem;
 }

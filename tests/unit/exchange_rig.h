@@ -222,7 +222,7 @@ static int rig_start(void **state)
     rig.listener = http_listener_new("127.0.0.1:0", 1000, &err);
     if (!rig.worker || !rig.listener)
         fail_msg("%s", err.text);
-    struct http_settings settings = {16384, 65536, 60000, exchange_http_handler};
+    struct http_settings settings = {16384, 65536, 60000, 60000, exchange_http_handler};
     settings.handler.on_begin = rig_on_begin;
     settings.handler.arg = rig.worker;
     rig.front = http_front_new(rig.loop, rig.listener, &settings, &err);

@@ -35,8 +35,8 @@ struct backend_request {
 struct backend {
     int listen_fd, port;
     void (*serve)(struct backend_conn *conn);
-    const void *arg; /* for the script */
-    size_t arg_len;
+    _Atomic(const void *) arg; /* for the script */
+    atomic_size_t arg_len;
     pthread_t acceptor, threads[BACKEND_CONNS];
     _Atomic int fds[BACKEND_CONNS];
     atomic_int connections, executions;

@@ -171,7 +171,7 @@ static char *member_text(const struct json_doc *doc, const struct json_node *nod
 {
     struct buf buf = BUF_INIT;
     struct span text = json_string(doc, json_get(doc, node, span_of(key)), &buf);
-    char *copy = strndup(text.ptr, text.len);
+    char *copy = span_dup(text);
     assert_non_null(copy);
     buf_fini(&buf);
     return copy;
