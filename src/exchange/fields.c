@@ -3,6 +3,8 @@
  * names (design.md section 4). The key is text: route, match and field values, so that equal keys mean equal fields. */
 #include "internal.h"
 
+#define TIME_MAX_MS 8.64e15 /* what a JavaScript Date can hold; 1e300 is no time */
+
 /* Appends the key of one match, or returns false when a field is missing: such a request or event matches nothing. */
 static bool append_key(const struct route *route, size_t match_index, struct mapping_template *const *fields,
                        const struct mapping_scope *scope, struct buf *scratch, struct buf *value,
@@ -56,8 +58,11 @@ static int64_t event_time_ms(const struct kafka_record *record, const struct jso
     if (node && node->type == JSON_STRING && !node->escaped &&
         clock_parse_iso((struct span){doc->text + node->start + 1, node->end - node->start - 2}, &time_ms))
         return time_ms;
-    if (node && node->type == JSON_NUMBER && json_number_is_integer(doc, node))
-        return (int64_t)json_number(doc, node);
+    if (node && node->type == JSON_NUMBER && json_number_is_integer(doc, node)) {
+        double number = json_number(doc, node);
+        if (number >= -TIME_MAX_MS && number <= TIME_MAX_MS)
+            return (int64_t)number;
+    }
     return record->timestamp_ms;
 }
 

@@ -116,7 +116,7 @@ static void check_counts(const struct pair *pair, enum await_winner winner, cons
 
 static void race(const struct pair *pair)
 {
-    struct call call;
+    static struct call call;
     struct tally before, tally;
     tally_take(&before);
     call_park(&call, pair->only ? "/only" : "/primary", "lamp", holds_legacy(pair));
@@ -193,7 +193,7 @@ static void test_every_pair(void **state)
 static void test_real_deadline(void **state)
 {
     (void)state;
-    struct call call;
+    static struct call call;
     struct tally before, tally;
     tally_take(&before);
     uint64_t started = clock_mono_ns();
@@ -215,7 +215,7 @@ static void test_real_deadline(void **state)
 static void test_slot_of_another(void **state)
 {
     (void)state;
-    struct call old, call;
+    static struct call old, call;
     struct tally before, tally;
     call_park(&old, "/primary", "old", false);
     client_fini(&old.client);
@@ -311,7 +311,7 @@ static void test_unexpected_replies(void **state)
     };
 #undef OTHER
     for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++) {
-        struct call call;
+        static struct call call;
         struct tally before, tally;
         char value[256] = "";
         tally_take(&before);
@@ -340,7 +340,7 @@ static void test_unexpected_replies(void **state)
 static void test_route_full(void **state)
 {
     (void)state;
-    struct call calls[3];
+    static struct call calls[3];
     struct tally before, tally;
     tally_take(&before);
     call_park(&calls[0], "/only", "a", false);
@@ -574,13 +574,13 @@ static void test_storm(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_teardown(test_every_pair, rig_say),
-        cmocka_unit_test_teardown(test_real_deadline, rig_say),
-        cmocka_unit_test_teardown(test_slot_of_another, rig_say),
-        cmocka_unit_test_teardown(test_reply_to_nobody, rig_say),
-        cmocka_unit_test_teardown(test_unexpected_replies, rig_say),
-        cmocka_unit_test_teardown(test_route_full, rig_say),
-        cmocka_unit_test_teardown(test_storm, rig_say),
+        cmocka_unit_test_teardown(test_every_pair, rig_after),
+        cmocka_unit_test_teardown(test_real_deadline, rig_after),
+        cmocka_unit_test_teardown(test_slot_of_another, rig_after),
+        cmocka_unit_test_teardown(test_reply_to_nobody, rig_after),
+        cmocka_unit_test_teardown(test_unexpected_replies, rig_after),
+        cmocka_unit_test_teardown(test_route_full, rig_after),
+        cmocka_unit_test_teardown(test_storm, rig_after),
     };
     return cmocka_run_group_tests(tests, rig_start, rig_stop);
 }
