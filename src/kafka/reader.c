@@ -227,8 +227,7 @@ void *kafka_reader_main(void *arg)
             clear_event(events[i].data.fd);
         /* Both, whichever was signalled: a reply and its command's report come at the same time, and one look at a queue
          * costs less than a turn of this loop. */
-        while (rd_kafka_poll(kafka->producer, 0) > 0)
-            ;
+        kafka_producer_serve(kafka);
         drain_replies(kafka);
         lazy = post_urgent(kafka);
     }
