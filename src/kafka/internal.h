@@ -96,6 +96,8 @@ bool kafka_producer_tidy(struct kafka *kafka);
 /* Ends all work after the threads ended: undelivered messages have at most flush_ms left. Thread: main. Blocks. */
 void kafka_producer_stop(struct kafka *kafka, uint32_t flush_ms);
 void kafka_producer_free_all(struct kafka *kafka);
+/* The producer of the day, valid until it is replaced. For tests. Thread: any. */
+rd_kafka_t *kafka_producer_handle(struct kafka *kafka);
 /* embedded.c */
 enum err_code kafka_embedded_start(struct kafka *kafka, const struct kafka_settings *settings,
                                    struct err *err);

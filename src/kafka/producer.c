@@ -115,6 +115,14 @@ static void unuse(struct kafka *kafka, struct kafka_producer *producer)
     pthread_mutex_unlock(&kafka->producer_mtx);
 }
 
+rd_kafka_t *kafka_producer_handle(struct kafka *kafka)
+{
+    pthread_mutex_lock(&kafka->producer_mtx);
+    rd_kafka_t *rk = kafka->producer->rk;
+    pthread_mutex_unlock(&kafka->producer_mtx);
+    return rk;
+}
+
 rd_kafka_error_t *kafka_producer_send(struct kafka *kafka, size_t topic, rd_kafka_vu_t *vus, size_t count)
 {
     struct kafka_producer *producer = use(kafka, &kafka->producer);
