@@ -87,7 +87,8 @@ void kafka_producer_serve(struct kafka *kafka);
 uint64_t kafka_producer_queue_len(struct kafka *kafka);
 /* rk reported a fatal error. Thread: the one that serves it. */
 void kafka_producer_failed(struct kafka *kafka, rd_kafka_t *rk);
-/* Fetches the metadata of the command topics; false when some are not known yet. Thread: watcher. Blocks. */
+/* Fetches the metadata of the command topics: the cluster is reachable when an answer comes. False when some are not known
+ * yet. Thread: watcher. Blocks. */
 bool kafka_producer_warm_up(struct kafka *kafka, int timeout_ms);
 /* Replaces a producer that failed; true when it did. Thread: watcher. Blocks. */
 bool kafka_producer_replace(struct kafka *kafka);

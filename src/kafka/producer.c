@@ -168,6 +168,8 @@ bool kafka_producer_warm_up(struct kafka *kafka, int timeout_ms)
         if (rd_kafka_metadata(producer->rk, 0, producer->topics[i], &metadata, timeout_ms) !=
             RD_KAFKA_RESP_ERR_NO_ERROR)
             return false;
+        /* Not said of the consumer's connection: librdkafka tells "all brokers down" once, until this client's was up. */
+        kafka_set_reachable(kafka, true, "metadata received");
         ok &= metadata->topic_cnt == 1 && metadata->topics[0].err == RD_KAFKA_RESP_ERR_NO_ERROR;
         rd_kafka_metadata_destroy(metadata);
     }

@@ -90,7 +90,6 @@ static bool look_for(struct kafka *kafka, struct kafka_topic_state *topic)
     rd_kafka_topic_destroy(handle);
     if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
         return false;
-    kafka_set_reachable(kafka, true, "metadata received");
     bool settled = metadata->topic_cnt == 1 && look_at(kafka, topic, &metadata->topics[0]);
     rd_kafka_metadata_destroy(metadata);
     return settled;
@@ -128,10 +127,11 @@ void *kafka_watcher_main(void *arg)
     bool warm = false;
     while (!atomic_load(&kafka->stopping)) {
         bool settled = true;
-        if (kafka_producer_replace(kafka)) {
+        bool replaced = kafka_producer_replace(kafka);
+        if (replaced)
             kafka_producer_tidy(kafka); /* its commands should not wait for what follows */
+        if (replaced || !kafka_is_reachable(kafka))
             warm = kafka_producer_warm_up(kafka, LOOK_TIMEOUT_MS);
-        }
         for (size_t i = 0; i < kafka->topic_count && !atomic_load(&kafka->stopping); i++)
             settled &= look_for(kafka, &kafka->topics[i]);
         /* The first command to a topic that the producer does not know yet would wait for its metadata. */
