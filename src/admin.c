@@ -162,6 +162,7 @@ static void on_metrics(struct app_gather *gather)
             process.kafka_offset_resets = stats.offset_resets;
             process.kafka_partitions = stats.partitions;
             process.kafka_queue_len = stats.queue_len;
+            process.kafka_fatal_errors = stats.fatal_errors;
         }
         struct buf out = BUF_INIT;
         ops_render_metrics(gather->counters, &gather->gauges, &process, &out);

@@ -401,9 +401,9 @@ static void block_signals(void)
     signal(SIGHUP, SIG_IGN);
 }
 
-int app_serve(const struct config *config)
+int app_serve(const struct config *config, const char *config_file)
 {
-    struct app app = {.config = config};
+    struct app app = {.config = config, .config_file = config_file};
     struct err err = {ERR_OK, ""};
     struct log_line line;
     block_signals();

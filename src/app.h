@@ -28,6 +28,7 @@ enum app_phase {
 
 struct app {
     const struct config *config;
+    const char *config_file; /* NULL: none; for messages */
     struct route_table *routes;
     struct auth_keys *keys;
     int64_t keys_mtime_ns;
@@ -76,4 +77,4 @@ extern const struct http_handler app_admin_handler; /* arg: the app */
 bool app_is_ready(const struct app *app, const char **ret_why);
 
 /* Serves until a signal ends it. Returns the exit code. */
-int app_serve(const struct config *config);
+int app_serve(const struct config *config, const char *config_file);

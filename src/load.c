@@ -33,19 +33,32 @@ static enum err_code check_feature_names(const struct app *app, struct buf *name
     return ERR_OK;
 }
 
+/* A flag's value, named where it was written: in the environment, which beats the file, or else in the file. */
+static enum err_code parse_flag(const struct app *app, const char *variable, const char *value,
+                                enum path_mode *ret_mode, struct err *err)
+{
+    char where[400];
+    if (getenv(variable) || !app->config_file)
+        snprintf(where, sizeof(where), "%s", variable);
+    else
+        snprintf(where, sizeof(where), "%s: $.feature (%s)", app->config_file, variable);
+    return path_mode_parse(span_of(value), where, ret_mode, err);
+}
+
 static enum err_code parse_modes(const struct app *app, enum path_mode *modes, struct err *err)
 {
     enum path_mode common = PATH_MODE_LEGACY;
     struct buf name = BUF_INIT;
     enum err_code code =
-        path_mode_parse(span_of(app->config->feature_kafka_events), "FEATURE_KAFKA_EVENTS", &common, err);
+        parse_flag(app, "FEATURE_KAFKA_EVENTS", app->config->feature_kafka_events, &common, err);
     for (size_t i = 0; code == ERR_OK && i < app->routes->count; i++) {
         const char *value = feature_value(app->config, app->routes->routes[i].operation_id, &name);
-        char where[160];
-        snprintf(where, sizeof(where), "FEATURE_KAFKA_EVENTS_%.*s", (int)name.len, name.ptr ? name.ptr : "");
+        char variable[160];
+        snprintf(variable, sizeof(variable), "FEATURE_KAFKA_EVENTS_%.*s", (int)name.len,
+                 name.ptr ? name.ptr : "");
         modes[i] = common;
         if (value)
-            code = path_mode_parse(span_of(value), where, &modes[i], err);
+            code = parse_flag(app, variable, value, &modes[i], err);
     }
     if (code == ERR_OK)
         code = check_feature_names(app, &name, err);

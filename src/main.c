@@ -61,9 +61,9 @@ static void print_routes(const struct app *app)
     }
 }
 
-static int run_offline(const struct config *config, bool routes)
+static int run_offline(const struct config *config, const char *file, bool routes)
 {
-    struct app app = {.config = config};
+    struct app app = {.config = config, .config_file = file};
     struct err err = {ERR_OK, ""};
     enum err_code code = app_load(&app, &err);
     if (code != ERR_OK)
@@ -113,7 +113,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "syncgate: %s\n", err.text);
         return 1;
     }
-    int rc = serve ? app_serve(config) : run_offline(config, routes);
+    int rc = serve ? app_serve(config, file) : run_offline(config, file, routes);
     config_freep(&config);
     return rc;
 }

@@ -115,6 +115,7 @@ struct kafka_stats {
     uint64_t delivered, not_persisted, uncertain;
     uint64_t offset_resets; /* a position was lost and fell back to the earliest record */
     uint64_t partitions;    /* partitions being read */
+    uint64_t fatal_errors;  /* the producer failed for good and was replaced */
     uint64_t queue_len;     /* messages in the producer's queue */
 };
 struct kafka_stats kafka_stats(const struct kafka *kafka);

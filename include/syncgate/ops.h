@@ -55,7 +55,7 @@ struct ops_process {
     uint64_t log_dropped;
     bool kafka, kafka_reachable, draining;
     uint64_t kafka_records, kafka_delivered, kafka_not_persisted, kafka_uncertain, kafka_offset_resets;
-    uint64_t kafka_partitions, kafka_queue_len;
+    uint64_t kafka_partitions, kafka_queue_len, kafka_fatal_errors;
     uint64_t unmatched_skipped; /* replies that the reader thread dismissed by their id */
     uint64_t invalid_skipped;   /* and those without a usable header that are not JSON */
     const struct span *route_names;

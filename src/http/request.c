@@ -7,6 +7,7 @@
  * - `suspended` mirrors libmicrohttpd's state: suspend only inside its callbacks, resume exactly once.
  * - on_done is called once for each request whose on_begin was called, and last. */
 #include <strings.h>
+#include <sys/socket.h>
 
 #include "internal.h"
 
@@ -121,6 +122,10 @@ void http_on_client_gone(struct http_connection *connection)
 {
     struct http_request *request = connection->request;
     connection->gone = true;
+    /* libmicrohttpd takes a short read for the end of what is there. When data and the end of file came together it does not
+     * look again: the request, which can't become whole any more, would stay until the idle time-out. */
+    if (!request || (!request->suspended && request->phase <= HTTP_PHASE_BODY))
+        shutdown(connection->watch.fd, SHUT_RDWR);
     /* While libmicrohttpd has the connection it notices by itself and on_done tells. */
     if (!request || !request->suspended || request->gone)
         return;

@@ -51,8 +51,13 @@ void kafka_set_reachable(struct kafka *kafka, bool reachable, const char *why)
 static void on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
 {
     struct kafka *kafka = opaque;
-    if (code == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN && rk == kafka->producer) {
+    bool producer = rd_kafka_type(rk) == RD_KAFKA_PRODUCER;
+    if (code == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN && producer) {
         kafka_set_reachable(kafka, false, reason);
+        return;
+    }
+    if (code == RD_KAFKA_RESP_ERR__FATAL && producer) {
+        kafka_producer_failed(kafka, rk);
         return;
     }
     struct log_line line;
@@ -72,19 +77,22 @@ struct defaults {
     const char *name, *value;
 };
 
-/* Safety first (design.md section 5): with retries=0 librdkafka repeats only what certainly was not written. */
 static const struct defaults common_defaults[] = {
     {"client.id", "syncgate"},      {"socket.nagle.disable", "true"},     {"socket.keepalive.enable", "true"},
     {"reconnect.backoff.ms", "50"}, {"reconnect.backoff.max.ms", "1000"}, {"log.connection.close", "false"},
 };
 static const struct defaults producer_defaults[] = {
     {"acks", "all"},
-    {"enable.idempotence", "false"},
-    {"retries", "0"},
     {"linger.ms", "0"},
     {"partitioner", "murmur2_random"}, /* the partition that Java and kafkajs choose for a key */
     {"queue.buffering.max.messages", "100000"},
     {"queue.buffering.max.kbytes", "65536"},
+};
+/* Safety first (design.md section 5): with retries=0 librdkafka repeats only what certainly was not written. An idempotent
+ * producer refuses retries=0, and needs none: the broker drops what it has. It chooses its own retries and max.in.flight. */
+static const struct defaults plain_producer_defaults[] = {
+    {"enable.idempotence", "false"},
+    {"retries", "0"},
 };
 static const struct defaults consumer_defaults[] = {
     {"group.id", "syncgate-assigns-partitions-itself"}, /* assign() asks for one; nothing is ever committed */
@@ -112,6 +120,15 @@ static enum err_code set_all(rd_kafka_conf_t *conf, const struct defaults *defau
     return ERR_OK;
 }
 
+static bool is_idempotent(const struct kafka_settings *settings)
+{
+    bool idempotent = false;
+    for (size_t i = 0; i < settings->property_count; i++)
+        if (strcmp(settings->properties[i].name, "enable.idempotence") == 0)
+            idempotent = strcmp(settings->properties[i].value, "true") == 0;
+    return idempotent;
+}
+
 static enum err_code configure(struct kafka *kafka, rd_kafka_conf_t *conf, rd_kafka_type_t type,
                                const struct kafka_settings *settings, struct err *err)
 {
@@ -121,6 +138,9 @@ static enum err_code configure(struct kafka *kafka, rd_kafka_conf_t *conf, rd_ka
     if (set_all(conf, common_defaults, SG_ARRAY_LEN(common_defaults), err) != ERR_OK ||
         set_one(conf, "bootstrap.servers", kafka->bootstrap ? kafka->bootstrap : settings->brokers, err) !=
             ERR_OK)
+        return ERR_CONFIG;
+    if (producer && !is_idempotent(settings) &&
+        set_all(conf, plain_producer_defaults, SG_ARRAY_LEN(plain_producer_defaults), err) != ERR_OK)
         return ERR_CONFIG;
     if (producer && (set_all(conf, producer_defaults, SG_ARRAY_LEN(producer_defaults), err) != ERR_OK ||
                      set_one(conf, "message.timeout.ms", timeout, err) != ERR_OK))
@@ -141,22 +161,22 @@ static enum err_code configure(struct kafka *kafka, rd_kafka_conf_t *conf, rd_ka
     return ERR_OK;
 }
 
-static rd_kafka_t *client_new(struct kafka *kafka, rd_kafka_type_t type,
-                              const struct kafka_settings *settings, struct err *err)
+static enum err_code clients_new(struct kafka *kafka, const struct kafka_settings *settings, struct err *err)
 {
+    kafka->producer_conf = rd_kafka_conf_new();
+    if (configure(kafka, kafka->producer_conf, RD_KAFKA_PRODUCER, settings, err) != ERR_OK ||
+        kafka_producer_start(kafka, err) != ERR_OK)
+        return ERR_CONFIG;
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
-    if (configure(kafka, conf, type, settings, err) != ERR_OK) {
-        rd_kafka_conf_destroy(conf);
-        return NULL;
-    }
     char text[256];
-    rd_kafka_t *rk = rd_kafka_new(type, conf, text, sizeof(text));
-    if (!rk) {
-        rd_kafka_conf_destroy(conf);
-        err_set(err, ERR_CONFIG, "cannot create the kafka %s: %s",
-                type == RD_KAFKA_PRODUCER ? "producer" : "consumer", text);
+    if (configure(kafka, conf, RD_KAFKA_CONSUMER, settings, err) == ERR_OK) {
+        kafka->consumer = rd_kafka_new(RD_KAFKA_CONSUMER, conf, text, sizeof(text));
+        if (kafka->consumer)
+            return ERR_OK;
+        err_set(err, ERR_CONFIG, "cannot create the kafka consumer: %s", text);
     }
-    return rk;
+    rd_kafka_conf_destroy(conf);
+    return ERR_CONFIG;
 }
 
 /* ---- life ---- */
@@ -166,7 +186,7 @@ static enum err_code topics_new(struct kafka *kafka, const struct kafka_settings
     kafka->topics =
         calloc(settings->reply_topic_count ? settings->reply_topic_count : 1, sizeof(*kafka->topics));
     kafka->command_topics =
-        calloc(settings->command_topic_count ? settings->command_topic_count : 1, sizeof(rd_kafka_topic_t *));
+        calloc(settings->command_topic_count ? settings->command_topic_count : 1, sizeof(char *));
     kafka->outboxes = calloc(settings->loop_count, sizeof(*kafka->outboxes));
     kafka->loops = calloc(settings->loop_count, sizeof(struct loop *));
     kafka->loop_args = calloc(settings->loop_count, sizeof(void *));
@@ -180,48 +200,29 @@ static enum err_code topics_new(struct kafka *kafka, const struct kafka_settings
         if (!kafka->topics[i].name)
             return err_set(err, ERR_NO_MEMORY, "out of memory for the kafka clients");
     }
-    return ERR_OK;
-}
-
-static enum err_code command_topics_new(struct kafka *kafka, const struct kafka_settings *settings,
-                                        struct err *err)
-{
     for (size_t i = 0; i < settings->command_topic_count; i++, kafka->command_topic_count++) {
-        char *name = span_dup(settings->command_topics[i]);
-        rd_kafka_topic_t *topic = name ? rd_kafka_topic_new(kafka->producer, name, NULL) : NULL;
-        free(name);
-        if (!topic)
-            return err_set(err, ERR_CONFIG, "kafka topic %.*s: %s", (int)settings->command_topics[i].len,
-                           settings->command_topics[i].ptr, rd_kafka_err2str(rd_kafka_last_error()));
-        kafka->command_topics[i] = topic;
+        kafka->command_topics[i] = span_dup(settings->command_topics[i]);
+        if (!kafka->command_topics[i])
+            return err_set(err, ERR_NO_MEMORY, "out of memory for the kafka clients");
     }
     return ERR_OK;
 }
 
-/* librdkafka writes 8 bytes to the descriptor when its queue becomes non-empty. */
-static int watch_queue(rd_kafka_queue_t *queue)
+void kafka_signal_queue(rd_kafka_queue_t *queue, int fd)
 {
     const uint64_t one = 1;
-    int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    if (fd >= 0)
-        rd_kafka_queue_io_event_enable(queue, fd, &one, sizeof(one));
-    return fd;
+    rd_kafka_queue_io_event_enable(queue, fd, &one, sizeof(one));
 }
 
 static enum err_code descriptors_new(struct kafka *kafka, struct err *err)
 {
-    rd_kafka_poll_set_consumer(kafka->consumer);
-    kafka->reply_queue = rd_kafka_queue_get_consumer(kafka->consumer);
-    kafka->delivery_queue = rd_kafka_queue_get_main(kafka->producer);
-    kafka->reply_fd = watch_queue(kafka->reply_queue);
-    kafka->delivery_fd = watch_queue(kafka->delivery_queue);
-    kafka->stop_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    int *const fds[] = {&kafka->reply_fd, &kafka->delivery_fd, &kafka->stop_fd};
     kafka->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    const int fds[] = {kafka->reply_fd, kafka->delivery_fd, kafka->stop_fd};
     for (size_t i = 0; i < SG_ARRAY_LEN(fds); i++) {
-        struct epoll_event event = {.events = EPOLLIN, .data.fd = fds[i]};
-        if (kafka->epoll_fd < 0 || fds[i] < 0 ||
-            epoll_ctl(kafka->epoll_fd, EPOLL_CTL_ADD, fds[i], &event) != 0)
+        *fds[i] = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+        struct epoll_event event = {.events = EPOLLIN, .data.fd = *fds[i]};
+        if (kafka->epoll_fd < 0 || *fds[i] < 0 ||
+            epoll_ctl(kafka->epoll_fd, EPOLL_CTL_ADD, *fds[i], &event) != 0)
             return err_set(err, ERR_INTERNAL, "cannot watch the kafka queues: %s", strerror(errno));
     }
     return ERR_OK;
@@ -238,18 +239,22 @@ struct kafka *kafka_new(const struct kafka_settings *settings, struct err *err)
     kafka->handler = settings->handler;
     kafka->reply_fd = kafka->delivery_fd = kafka->stop_fd = kafka->epoll_fd = -1;
     atomic_init(&kafka->reachable, true);
+    pthread_mutex_init(&kafka->producer_mtx, NULL);
     pthread_mutex_init(&kafka->watcher_mtx, NULL);
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&kafka->watcher_cond, &attr);
     pthread_condattr_destroy(&attr);
-    if (topics_new(kafka, settings, err) != ERR_OK ||
+    if (topics_new(kafka, settings, err) != ERR_OK || descriptors_new(kafka, err) != ERR_OK ||
         (settings->embedded && kafka_embedded_start(kafka, settings, err) != ERR_OK) ||
-        !(kafka->producer = client_new(kafka, RD_KAFKA_PRODUCER, settings, err)) ||
-        !(kafka->consumer = client_new(kafka, RD_KAFKA_CONSUMER, settings, err)) ||
-        command_topics_new(kafka, settings, err) != ERR_OK || descriptors_new(kafka, err) != ERR_OK)
+        clients_new(kafka, settings, err) != ERR_OK) {
         kafka_freep(&kafka);
+        return NULL;
+    }
+    rd_kafka_poll_set_consumer(kafka->consumer);
+    kafka->reply_queue = rd_kafka_queue_get_consumer(kafka->consumer);
+    kafka_signal_queue(kafka->reply_queue, kafka->reply_fd);
     return kafka;
 }
 
@@ -272,10 +277,7 @@ void kafka_stop(struct kafka *kafka, uint32_t flush_ms)
     if (kafka->watcher_started)
         pthread_join(kafka->watcher, NULL);
     kafka->reader_started = kafka->watcher_started = false;
-    /* The reader is gone: rd_kafka_flush() calls the delivery callback in this thread. */
-    rd_kafka_flush(kafka->producer, (int)flush_ms);
-    rd_kafka_purge(kafka->producer, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
-    rd_kafka_flush(kafka->producer, 1000);
+    kafka_producer_stop(kafka, flush_ms);
     kafka_reader_post_all(kafka);
 }
 
@@ -288,16 +290,13 @@ void kafka_freep(struct kafka **kafka_ptr)
     SG_ASSERT(!kafka->reader_started && !kafka->watcher_started);
     if (kafka->reply_queue)
         rd_kafka_queue_destroy(kafka->reply_queue);
-    if (kafka->delivery_queue)
-        rd_kafka_queue_destroy(kafka->delivery_queue);
-    for (size_t i = 0; i < kafka->command_topic_count; i++)
-        rd_kafka_topic_destroy(kafka->command_topics[i]);
     if (kafka->consumer) {
         rd_kafka_assign(kafka->consumer, NULL);
         rd_kafka_destroy_flags(kafka->consumer, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
     }
-    if (kafka->producer)
-        rd_kafka_destroy(kafka->producer);
+    kafka_producer_free_all(kafka);
+    if (kafka->producer_conf)
+        rd_kafka_conf_destroy(kafka->producer_conf);
     kafka_embedded_stop(kafka);
     const int fds[] = {kafka->reply_fd, kafka->delivery_fd, kafka->stop_fd, kafka->epoll_fd};
     for (size_t i = 0; i < SG_ARRAY_LEN(fds); i++)
@@ -305,6 +304,8 @@ void kafka_freep(struct kafka **kafka_ptr)
             close(fds[i]);
     for (size_t i = 0; i < kafka->topic_count; i++)
         free(kafka->topics[i].name);
+    for (size_t i = 0; i < kafka->command_topic_count; i++)
+        free(kafka->command_topics[i]);
     free(kafka->topics);
     free(kafka->command_topics);
     free(kafka->outboxes);
@@ -313,6 +314,7 @@ void kafka_freep(struct kafka **kafka_ptr)
     free(kafka->bootstrap);
     pthread_cond_destroy(&kafka->watcher_cond);
     pthread_mutex_destroy(&kafka->watcher_mtx);
+    pthread_mutex_destroy(&kafka->producer_mtx);
     free(kafka);
 }
 
@@ -341,14 +343,14 @@ enum err_code kafka_produce(struct kafka *kafka, const struct kafka_command *com
         rd_kafka_header_add(headers, header->name, -1, header->value.ptr, (ssize_t)header->value.len);
     }
     rd_kafka_vu_t vus[] = {
-        {.vtype = RD_KAFKA_VTYPE_RKT, .u.rkt = kafka->command_topics[command->topic]},
+        {.vtype = RD_KAFKA_VTYPE_RKT}, /* filled by kafka_producer_send() */
         {.vtype = RD_KAFKA_VTYPE_MSGFLAGS, .u.i = RD_KAFKA_MSG_F_COPY},
         {.vtype = RD_KAFKA_VTYPE_VALUE, .u.mem = {(void *)(uintptr_t)command->value.ptr, command->value.len}},
         {.vtype = RD_KAFKA_VTYPE_KEY, .u.mem = {(void *)(uintptr_t)command->key.ptr, command->key.len}},
         {.vtype = RD_KAFKA_VTYPE_OPAQUE, .u.ptr = (void *)(uintptr_t)command->handle},
         {.vtype = RD_KAFKA_VTYPE_HEADERS, .u.headers = headers},
     };
-    rd_kafka_error_t *error = rd_kafka_produceva(kafka->producer, vus, SG_ARRAY_LEN(vus));
+    rd_kafka_error_t *error = kafka_producer_send(kafka, command->topic, vus, SG_ARRAY_LEN(vus));
     if (!error)
         return ERR_OK; /* the headers are librdkafka's now */
     enum err_code code = translate_produce(rd_kafka_error_code(error));
@@ -379,6 +381,7 @@ struct kafka_stats kafka_stats(const struct kafka *kafka)
         .uncertain = atomic_load_explicit(&kafka->uncertain, memory_order_relaxed),
         .offset_resets = atomic_load_explicit(&kafka->offset_resets, memory_order_relaxed),
         .partitions = atomic_load_explicit(&kafka->partitions, memory_order_relaxed),
-        .queue_len = (uint64_t)rd_kafka_outq_len(kafka->producer),
+        .fatal_errors = atomic_load_explicit(&kafka->fatal_errors, memory_order_relaxed),
+        .queue_len = kafka_producer_queue_len((struct kafka *)(uintptr_t)kafka), /* takes its lock */
     };
 }

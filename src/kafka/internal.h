@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Private to kafka: the object, shared by its four files. */
+/* Private to kafka: the object, shared by its files. */
 #pragma once
 
 #include <librdkafka/rdkafka.h>
@@ -46,15 +46,18 @@ struct kafka {
     void **loop_args;
     size_t loop_count;
 
-    rd_kafka_t *producer, *consumer, *embedded;
+    rd_kafka_t *consumer, *embedded;
     rd_kafka_mock_cluster_t *cluster;
     char *bootstrap; /* of the embedded broker */
-    rd_kafka_topic_t **command_topics;
+    rd_kafka_conf_t *producer_conf;
+    char **command_topics; /* NUL-terminated names */
     size_t command_topic_count;
+    pthread_mutex_t producer_mtx; /* leaf: only for the two pointers and their uses */
+    struct kafka_producer *producer, *retired;
     struct kafka_topic_state *topics;
     size_t topic_count;
 
-    rd_kafka_queue_t *reply_queue, *delivery_queue;
+    rd_kafka_queue_t *reply_queue;
     int reply_fd, delivery_fd, stop_fd, epoll_fd;
     struct kafka_outbox *outboxes;
     pthread_t reader, watcher;
@@ -63,12 +66,38 @@ struct kafka {
     atomic_bool stopping, reachable;
     pthread_mutex_t watcher_mtx; /* leaf: only for the watcher's sleep */
     pthread_cond_t watcher_cond;
-    atomic_uint_fast64_t records, delivered, not_persisted, uncertain, offset_resets, partitions;
+    bool watcher_woken; /* under watcher_mtx */
+    atomic_uint_fast64_t records, delivered, not_persisted, uncertain, offset_resets, partitions,
+        fatal_errors;
 };
 
 /* clients.c */
 void kafka_set_reachable(struct kafka *kafka, bool reachable, const char *why);
 void kafka_on_log(const rd_kafka_t *rk, int level, const char *facility, const char *text);
+/* librdkafka writes 8 bytes to the descriptor when the queue becomes non-empty. */
+void kafka_signal_queue(rd_kafka_queue_t *queue, int fd);
+/* producer.c */
+/* Makes the first producer. ERR_OK, ERR_CONFIG or ERR_NO_MEMORY. */
+enum err_code kafka_producer_start(struct kafka *kafka, struct err *err) SG_NODISCARD;
+/* Hands a message to the producer of the day; vus[0] is filled with the topic. Returns owned, NULL on success. Thread: any. */
+rd_kafka_error_t *kafka_producer_send(struct kafka *kafka, size_t topic, rd_kafka_vu_t *vus, size_t count);
+/* Calls the callbacks that wait. Thread: replies. */
+void kafka_producer_serve(struct kafka *kafka);
+/* Messages without a report. Thread: any. */
+uint64_t kafka_producer_queue_len(struct kafka *kafka);
+/* rk reported a fatal error. Thread: the one that serves it. */
+void kafka_producer_failed(struct kafka *kafka, rd_kafka_t *rk);
+/* Fetches the metadata of the command topics; false when some are not known yet. Thread: watcher. Blocks. */
+bool kafka_producer_warm_up(struct kafka *kafka, int timeout_ms);
+/* Replaces a producer that failed; true when it did. Thread: watcher. Blocks. */
+bool kafka_producer_replace(struct kafka *kafka);
+/* Ends what is left of a retired one. True when nothing is left to do here. Thread: watcher. Blocks. */
+bool kafka_producer_tidy(struct kafka *kafka);
+/* Ends all work after the threads ended: undelivered messages have at most flush_ms left. Thread: main. Blocks. */
+void kafka_producer_stop(struct kafka *kafka, uint32_t flush_ms);
+void kafka_producer_free_all(struct kafka *kafka);
+/* The producer of the day, valid until it is replaced. For tests. Thread: any. */
+rd_kafka_t *kafka_producer_handle(struct kafka *kafka);
 /* embedded.c */
 enum err_code kafka_embedded_start(struct kafka *kafka, const struct kafka_settings *settings,
                                    struct err *err);

@@ -12,6 +12,7 @@
 #include "internal.h"
 
 #define LAZY_MS 20
+#define LOOK_MS 1000 /* a missed signal costs a second, not a reply */
 
 /* Thread: loop. */
 static void on_batch(struct loop_msg *msg)
@@ -77,6 +78,15 @@ void kafka_reader_post_all(struct kafka *kafka)
 
 /* ---- delivery reports ---- */
 
+/* Whether the message is certainly not in the log. librdkafka says NOT_PERSISTED for every broker error that it has no rule
+ * for, and for a storage error. But a leader may have appended the batch before it failed in an unexpected way, and
+ * before its disk went away while it waited for the other replicas: they may have it. */
+static bool is_certain(const rd_kafka_message_t *message)
+{
+    return rd_kafka_message_status(message) == RD_KAFKA_MSG_STATUS_NOT_PERSISTED &&
+           message->err != RD_KAFKA_RESP_ERR_UNKNOWN && message->err != RD_KAFKA_RESP_ERR_KAFKA_STORAGE_ERROR;
+}
+
 void kafka_on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *message, void *opaque)
 {
     (void)rk;
@@ -85,7 +95,7 @@ void kafka_on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *message, void *
     enum kafka_delivery delivery = KAFKA_DELIVERED;
     enum err_code code = ERR_OK;
     if (message->err) {
-        bool certain = rd_kafka_message_status(message) == RD_KAFKA_MSG_STATUS_NOT_PERSISTED;
+        bool certain = is_certain(message);
         delivery = certain ? KAFKA_NOT_PERSISTED : KAFKA_UNCERTAIN;
         code = !certain                                               ? ERR_KAFKA_UNCERTAIN
                : message->err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE ? ERR_KAFKA_TOO_LARGE
@@ -217,20 +227,19 @@ static void clear_event(int fd)
 void *kafka_reader_main(void *arg)
 {
     struct kafka *kafka = arg;
-    bool lazy = false;
     while (!atomic_load(&kafka->stopping)) {
+        /* Both, whichever was signalled: a reply and its command's report come at the same time, and one look at a queue
+         * costs less than a turn of this loop. Before the first wait, too: what came before the descriptors were watched
+         * (a broker that is not there) signals nobody. */
+        kafka_producer_serve(kafka);
+        drain_replies(kafka);
+        bool lazy = post_urgent(kafka);
         struct epoll_event events[4];
-        int count = epoll_wait(kafka->epoll_fd, events, SG_ARRAY_LEN(events), lazy ? LAZY_MS : -1);
+        int count = epoll_wait(kafka->epoll_fd, events, SG_ARRAY_LEN(events), lazy ? LAZY_MS : LOOK_MS);
         if (count == 0)
             kafka_reader_post_all(kafka);
         for (int i = 0; i < count; i++)
             clear_event(events[i].data.fd);
-        /* Both, whichever was signalled: a reply and its command's report come at the same time, and one look at a queue
-         * costs less than a turn of this loop. */
-        while (rd_kafka_poll(kafka->producer, 0) > 0)
-            ;
-        drain_replies(kafka);
-        lazy = post_urgent(kafka);
     }
     return NULL;
 }

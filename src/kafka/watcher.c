@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The watcher thread: asks the cluster which partitions the reply topics have, and gives the consumer a position in each.
- * It is a thread of its own because these calls block and a reply must not wait for them.
+/* The watcher thread: asks the cluster which partitions the reply topics have, and gives the consumer a position in each;
+ * replaces a producer that failed. It is a thread of its own because these calls block and a reply must not wait for them.
  * Partitions of the first look are read from their end, which is resolved to an offset before anything may be
  * produced; partitions that appear later are read from their beginning: nothing between is missed (design.md section 4). */
 #include <time.h>
@@ -96,24 +96,10 @@ static bool look_for(struct kafka *kafka, struct kafka_topic_state *topic)
     return settled;
 }
 
-/* The first command to a topic that the producer does not know yet would wait for its metadata. */
-static bool warm_up_producer(struct kafka *kafka)
-{
-    bool ok = true;
-    for (size_t i = 0; i < kafka->command_topic_count; i++) {
-        const struct rd_kafka_metadata *metadata;
-        if (rd_kafka_metadata(kafka->producer, 0, kafka->command_topics[i], &metadata, LOOK_TIMEOUT_MS) !=
-            RD_KAFKA_RESP_ERR_NO_ERROR)
-            return false;
-        ok &= metadata->topic_cnt == 1 && metadata->topics[0].err == RD_KAFKA_RESP_ERR_NO_ERROR;
-        rd_kafka_metadata_destroy(metadata);
-    }
-    return ok;
-}
-
 void kafka_watcher_wake(struct kafka *kafka)
 {
     pthread_mutex_lock(&kafka->watcher_mtx);
+    kafka->watcher_woken = true; /* it may be at work, not asleep */
     pthread_cond_signal(&kafka->watcher_cond);
     pthread_mutex_unlock(&kafka->watcher_mtx);
 }
@@ -129,8 +115,10 @@ static void rest(struct kafka *kafka, int64_t wait_ms)
         until.tv_sec++;
     }
     pthread_mutex_lock(&kafka->watcher_mtx);
-    if (!atomic_load(&kafka->stopping))
-        pthread_cond_timedwait(&kafka->watcher_cond, &kafka->watcher_mtx, &until);
+    while (!kafka->watcher_woken &&
+           pthread_cond_timedwait(&kafka->watcher_cond, &kafka->watcher_mtx, &until) == 0)
+        ;
+    kafka->watcher_woken = false;
     pthread_mutex_unlock(&kafka->watcher_mtx);
 }
 
@@ -140,10 +128,16 @@ void *kafka_watcher_main(void *arg)
     bool warm = false;
     while (!atomic_load(&kafka->stopping)) {
         bool settled = true;
+        if (kafka_producer_replace(kafka)) {
+            kafka_producer_tidy(kafka); /* its commands should not wait for what follows */
+            warm = kafka_producer_warm_up(kafka, LOOK_TIMEOUT_MS);
+        }
         for (size_t i = 0; i < kafka->topic_count && !atomic_load(&kafka->stopping); i++)
             settled &= look_for(kafka, &kafka->topics[i]);
+        /* The first command to a topic that the producer does not know yet would wait for its metadata. */
         if (!warm && settled && !atomic_load(&kafka->stopping))
-            warm = warm_up_producer(kafka);
+            warm = kafka_producer_warm_up(kafka, LOOK_TIMEOUT_MS);
+        settled &= kafka_producer_tidy(kafka);
         rest(kafka, settled && kafka_is_reachable(kafka) ? SETTLED_WAIT_MS : SEEKING_WAIT_MS);
     }
     return NULL;

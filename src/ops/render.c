@@ -102,6 +102,8 @@ static void render_kafka(const struct ops_process *process, struct buf *out)
     value(out, "syncgate_kafka_offset_resets_total", "counter",
           "Positions in reply topics that were lost and fell back to the earliest record.",
           process->kafka_offset_resets);
+    value(out, "syncgate_kafka_fatal_errors_total", "counter",
+          "Fatal errors of the producer, each followed by a new producer.", process->kafka_fatal_errors);
     head(out, "syncgate_kafka_deliveries_total", "counter", "Delivery reports of commands, by result.");
     render_labelled(out, "syncgate_kafka_deliveries_total", "result", "persisted", process->kafka_delivered);
     render_labelled(out, "syncgate_kafka_deliveries_total", "result", "not_persisted",
