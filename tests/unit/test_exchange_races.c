@@ -472,11 +472,16 @@ static void storm_check_call(struct storm *storm, unsigned i, int status, const 
     enum await_winner winner = await_past_winner(rig.worker->table, &call->id);
     bool leaves = storm_leaves(storm, i);
     int executions = call_executions(call);
-    assert_true(executions <= (winner == AWAIT_WON_PRODUCE_FAILURE));
+    /* The memory of past winners may forget one (two ids on one place): then the answer has to be one of them. */
+    assert_true(executions <= (winner == AWAIT_WON_PRODUCE_FAILURE || winner == AWAIT_PENDING));
     if (leaves)
         return;
     assert_non_null(strstr(text, call->id_text));
     switch (winner) {
+    case AWAIT_PENDING:
+        assert_true(status == 200 || status == 201 || status == 504);
+        assert_int_equal(executions, status == 201);
+        break;
     case AWAIT_WON_REPLY:
         assert_int_equal(status, 200);
         break;
@@ -554,8 +559,8 @@ static void storm_batch(struct storm *storm)
     assert_int_equal(tally.ended, STORM_CALLS);
     assert_int_equal(tally.replies[OPS_REPLY_MATCHED], tally.wins[AWAIT_WON_REPLY]);
     assert_int_equal(tally.replies[OPS_REPLY_MATCHED] + tally.replies[OPS_REPLY_LATE] +
-                         tally.replies[OPS_REPLY_DUPLICATE],
-                     sent);
+                         tally.replies[OPS_REPLY_DUPLICATE] + tally.replies[OPS_REPLY_UNMATCHED],
+                     sent); /* unmatched: those whose winner was forgotten */
     assert_int_equal(tally.fallbacks[PATH_FALLBACK_NOT_PERSISTED], tally.wins[AWAIT_WON_PRODUCE_FAILURE]);
 }
 
