@@ -224,9 +224,17 @@ static void clear_event(int fd)
         ;
 }
 
+/* Whether delivery reports wake the reader. */
+static void watch_deliveries(struct kafka *kafka, bool on)
+{
+    struct epoll_event event = {.events = on ? EPOLLIN : 0, .data.fd = kafka->delivery_fd};
+    epoll_ctl(kafka->epoll_fd, EPOLL_CTL_MOD, kafka->delivery_fd, &event);
+}
+
 void *kafka_reader_main(void *arg)
 {
     struct kafka *kafka = arg;
+    bool muted = false;
     while (!atomic_load(&kafka->stopping)) {
         /* Both, whichever was signalled: a reply and its command's report come at the same time, and one look at a queue
          * costs less than a turn of this loop. Before the first wait, too: what came before the descriptors were watched
@@ -235,11 +243,23 @@ void *kafka_reader_main(void *arg)
         drain_replies(kafka);
         bool lazy = post_urgent(kafka);
         struct epoll_event events[4];
-        int count = epoll_wait(kafka->epoll_fd, events, SG_ARRAY_LEN(events), lazy ? LAZY_MS : LOOK_MS);
-        if (count == 0)
+        int count =
+            epoll_wait(kafka->epoll_fd, events, SG_ARRAY_LEN(events), lazy || muted ? LAZY_MS : LOOK_MS);
+        if (count == 0) {
             kafka_reader_post_all(kafka);
-        for (int i = 0; i < count; i++)
+            if (muted)
+                watch_deliveries(kafka, true);
+            muted = false;
+        }
+        for (int i = 0; i < count; i++) {
             clear_event(events[i].data.fd);
+            /* Where there is one report there are more, and replies that wake us anyway: while traffic flows reports ride
+             * with them, and a failure is at most LAZY_MS late. */
+            if (events[i].data.fd != kafka->delivery_fd)
+                continue;
+            watch_deliveries(kafka, false);
+            muted = true;
+        }
     }
     return NULL;
 }
