@@ -78,8 +78,13 @@ struct defaults {
 };
 
 static const struct defaults common_defaults[] = {
-    {"client.id", "syncgate"},      {"socket.nagle.disable", "true"},     {"socket.keepalive.enable", "true"},
-    {"reconnect.backoff.ms", "50"}, {"reconnect.backoff.max.ms", "1000"}, {"log.connection.close", "false"},
+    {"socket.connection.setup.timeout.ms", "10000"},
+    {"client.id", "syncgate"},
+    {"socket.nagle.disable", "true"},
+    {"socket.keepalive.enable", "true"},
+    {"reconnect.backoff.ms", "50"},
+    {"reconnect.backoff.max.ms", "1000"},
+    {"log.connection.close", "false"},
 };
 static const struct defaults producer_defaults[] = {
     {"acks", "all"},
@@ -100,6 +105,9 @@ static const struct defaults consumer_defaults[] = {
     {"enable.auto.offset.store", "false"},
     {"auto.offset.reset", "error"}, /* we count it, then go to the earliest record ourselves */
     {"fetch.error.backoff.ms", "100"},
+    /* A Fetch whose broker fell silent (no reset: a host that lost power) is given up after this + fetch.wait.max.ms.
+     * librdkafka's 60 s are many route timeouts; the partition has another leader long before. */
+    {"socket.timeout.ms", "10000"},
     {"queued.min.messages", "10000"},
 };
 

@@ -252,12 +252,11 @@ static void test_bad_combination_is_told(void **state)
 
 static const struct kafka_property idempotence = {"enable.idempotence", "true"};
 
-static void expect_conf(const char *name, const char *value)
+static void expect_conf(rd_kafka_t *rk, const char *name, const char *value)
 {
     char text[64];
     size_t size = sizeof(text);
-    assert_int_equal(rd_kafka_conf_get(rd_kafka_conf(kafka_producer_handle(fx.kafka)), name, text, &size),
-                     RD_KAFKA_CONF_OK);
+    assert_int_equal(rd_kafka_conf_get(rd_kafka_conf(rk), name, text, &size), RD_KAFKA_CONF_OK);
     assert_string_equal(text, value);
 }
 
@@ -265,13 +264,14 @@ static void test_defaults_are_safe(void **state)
 {
     (void)state;
     start_with(NULL, 0, 0);
-    expect_conf("enable.idempotence", "false");
-    expect_conf("retries", "0");
+    expect_conf(kafka_producer_handle(fx.kafka), "enable.idempotence", "false");
+    expect_conf(kafka_producer_handle(fx.kafka), "retries", "0");
+    expect_conf(fx.kafka->consumer, "socket.timeout.ms", "10000");
     fixture_stop(&fx, 0);
     start_with(&idempotence, 1, 0);
-    expect_conf("enable.idempotence", "true");
-    expect_conf("retries", "2147483647");
-    expect_conf("max.in.flight", "5");
+    expect_conf(kafka_producer_handle(fx.kafka), "enable.idempotence", "true");
+    expect_conf(kafka_producer_handle(fx.kafka), "retries", "2147483647");
+    expect_conf(kafka_producer_handle(fx.kafka), "max.in.flight", "5");
     deliver_one(1);
 }
 

@@ -473,6 +473,7 @@ static void test_process_values(void **state)
     process.kafka_uncertain = 16;
     process.kafka_offset_resets = 17;
     process.kafka_partitions = 18;
+    process.kafka_fatal_errors = 19;
     process.kafka_queue_len = UINT64_C(1) << 52;
     process.unmatched_skipped = 20;
     process.invalid_skipped = 30;
@@ -491,6 +492,7 @@ static void test_process_values(void **state)
         {"syncgate_kafka_deliveries_total", "result=uncertain", 16},
         {"syncgate_kafka_offset_resets_total", "", 17},
         {"syncgate_kafka_reply_partitions", "", 18},
+        {"syncgate_kafka_fatal_errors_total", "", 19},
         {"syncgate_kafka_producer_queue_messages", "", 4503599627370496.0},
         {"syncgate_replies_total", "result=unmatched", 21}, /* the loops' and the reader's */
         {"syncgate_replies_total", "result=invalid", 31},
