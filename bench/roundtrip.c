@@ -89,6 +89,7 @@ static rd_kafka_t *producer_new(const char *brokers, void *opaque)
     set(conf, "bootstrap.servers", brokers);
     set(conf, "acks", "all");
     set(conf, "linger.ms", "0");
+    set(conf, "max.in.flight.requests.per.connection", "2");
     set(conf, "retries", "0");
     set(conf, "enable.idempotence", "false");
     set(conf, "message.timeout.ms", "2000");

@@ -57,8 +57,10 @@ rd_kafka_t *clients_new_producer(const struct clients_config *config)
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
     rd_kafka_conf_set_dr_msg_cb(conf, on_delivery_failed);
     /* The partitioner is the one of Java and NestJS clients: a device keeps its partition whoever writes. */
-    bool ok = set(conf, "linger.ms", config->linger_ms) && set(conf, "message.timeout.ms", "10000") &&
-              set(conf, "delivery.report.only.error", "true") && set(conf, "partitioner", "murmur2_random");
+    bool ok = set(conf, "linger.ms", config->linger_ms) &&
+              set(conf, "max.in.flight", "2") && /* busy: batches */
+              set(conf, "message.timeout.ms", "10000") && set(conf, "delivery.report.only.error", "true") &&
+              set(conf, "partitioner", "murmur2_random");
     return new_client(config, RD_KAFKA_PRODUCER, conf, ok);
 }
 

@@ -89,6 +89,10 @@ static const struct defaults common_defaults[] = {
 static const struct defaults producer_defaults[] = {
     {"acks", "all"},
     {"linger.ms", "0"},
+    /* Without a limit every command is a request of its own and a busy broker drowns in them. With two, the commands that
+     * come while it works leave together: nothing waits on an idle broker, and a busy one gets batches. Measured: three times
+     * the throughput, half the CPU time and a third of the latency at 64 connections (docs/performance.md). */
+    {"max.in.flight.requests.per.connection", "2"},
     {"partitioner", "murmur2_random"}, /* the partition that Java and kafkajs choose for a key */
     {"queue.buffering.max.messages", "100000"},
     {"queue.buffering.max.kbytes", "65536"},
