@@ -271,7 +271,7 @@ static void test_defaults_are_safe(void **state)
     start_with(&idempotence, 1, 0);
     expect_conf(kafka_producer_handle(fx.kafka), "enable.idempotence", "true");
     expect_conf(kafka_producer_handle(fx.kafka), "retries", "2147483647");
-    expect_conf(kafka_producer_handle(fx.kafka), "max.in.flight", "5");
+    expect_conf(kafka_producer_handle(fx.kafka), "max.in.flight", "2");
     deliver_one(1);
 }
 
