@@ -98,7 +98,7 @@ static const struct defaults producer_defaults[] = {
     {"queue.buffering.max.kbytes", "65536"},
 };
 /* Safety first (design.md section 5): with retries=0 librdkafka repeats only what certainly was not written. An idempotent
- * producer refuses retries=0, and needs none: the broker drops what it has. It chooses its own retries and max.in.flight. */
+ * producer refuses retries=0, and needs none: the broker drops what it has. It chooses its own retries. */
 static const struct defaults plain_producer_defaults[] = {
     {"enable.idempotence", "false"},
     {"retries", "0"},
