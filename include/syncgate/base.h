@@ -42,6 +42,8 @@ static inline bool span_eq(struct span a, struct span b)
 {
     return a.len == b.len && (a.len == 0 || (a.ptr && b.ptr && memcmp(a.ptr, b.ptr, a.len) == 0));
 }
+/* Without the blanks and tabs around it (optional whitespace of RFC 9110). */
+struct span span_trim(struct span s);
 /* A NUL-terminated copy, owned; NULL without memory. */
 char *span_dup(struct span s);
 /* ASCII case-insensitive equality, for header names. */

@@ -12,17 +12,6 @@
 
 /* ---- AUTH_ALGORITHMS ---- */
 
-static struct span trim(struct span s)
-{
-    while (s.len && (s.ptr[0] == ' ' || s.ptr[0] == '\t')) {
-        s.ptr++;
-        s.len--;
-    }
-    while (s.len && (s.ptr[s.len - 1] == ' ' || s.ptr[s.len - 1] == '\t'))
-        s.len--;
-    return s;
-}
-
 /* Bits of the allow-list, out of those that the source of keys can serve at all; 0 with *err. */
 static uint32_t algorithms_read(const char *list, uint32_t servable, const char *source, struct err *err)
 {
@@ -31,7 +20,7 @@ static uint32_t algorithms_read(const char *list, uint32_t servable, const char 
     uint32_t allowed = 0;
     for (const char *at = list;;) {
         size_t len = strcspn(at, ",");
-        struct span name = trim((struct span){at, len});
+        struct span name = span_trim((struct span){at, len});
         enum key_alg alg = key_alg_find(name);
         if (span_eq_nocase(name, SPAN_LIT("none"))) {
             err_set(err, ERR_CONFIG,

@@ -15,6 +15,17 @@ void base_bug(const char *cond, const char *file, int line)
     abort();
 }
 
+struct span span_trim(struct span s)
+{
+    while (s.len && (s.ptr[0] == ' ' || s.ptr[0] == '\t')) {
+        s.ptr++;
+        s.len--;
+    }
+    while (s.len && (s.ptr[s.len - 1] == ' ' || s.ptr[s.len - 1] == '\t'))
+        s.len--;
+    return s;
+}
+
 char *span_dup(struct span s)
 {
     char *copy = malloc(s.len + 1);

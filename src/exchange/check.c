@@ -14,17 +14,6 @@ enum body_kind {
     BODY_OTHER, /* the legacy backend reads it, we do not: urlencoded, compressed */
 };
 
-static struct span trimmed(struct span s)
-{
-    while (s.len && (s.ptr[0] == ' ' || s.ptr[0] == '\t')) {
-        s.ptr++;
-        s.len--;
-    }
-    while (s.len && (s.ptr[s.len - 1] == ' ' || s.ptr[s.len - 1] == '\t'))
-        s.len--;
-    return s;
-}
-
 /* Splits `rest` at the first `separator`. */
 static struct span cut(struct span *rest, char separator)
 {
@@ -32,7 +21,7 @@ static struct span cut(struct span *rest, char separator)
     struct span first = {rest->ptr, at ? (size_t)(at - rest->ptr) : rest->len};
     rest->ptr += at ? first.len + 1 : first.len;
     rest->len -= at ? first.len + 1 : first.len;
-    return trimmed(first);
+    return span_trim(first);
 }
 
 /* The charset parameter, without quotes; ptr NULL if there is none. */
@@ -43,7 +32,7 @@ static struct span charset_of(struct span parameters)
         struct span name = cut(&parameter, '=');
         if (!span_eq_nocase(name, SPAN_LIT("charset")))
             continue;
-        parameter = trimmed(parameter);
+        parameter = span_trim(parameter);
         if (parameter.len >= 2 && parameter.ptr[0] == '"' && parameter.ptr[parameter.len - 1] == '"')
             parameter = (struct span){parameter.ptr + 1, parameter.len - 2};
         return parameter;

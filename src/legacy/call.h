@@ -114,7 +114,6 @@ void call_end(struct legacy_call *call, enum err_code code);
 bool field_is_token(struct span name);
 /* No CR, LF or NUL. */
 bool field_value_is_safe(struct span value);
-struct span field_trim(struct span value);
 /* Whether a message with these headers hands `name` on: neither hop-by-hop nor named by Connection. */
 bool field_is_end_to_end(const struct legacy_header *headers, size_t count, struct span name);
 

@@ -22,22 +22,6 @@ bool field_value_is_safe(struct span value)
     return true;
 }
 
-static bool is_blank(char c)
-{
-    return c == ' ' || c == '\t';
-}
-
-struct span field_trim(struct span value)
-{
-    while (value.len && is_blank(value.ptr[0])) {
-        value.ptr++;
-        value.len--;
-    }
-    while (value.len && is_blank(value.ptr[value.len - 1]))
-        value.len--;
-    return value;
-}
-
 /* RFC 9110 section 7.6.1. Trailer is listed because trailers are not handed on. */
 static bool is_hop_by_hop(struct span name)
 {
@@ -62,7 +46,7 @@ static bool list_has(struct span list, struct span item)
     while (list.len) {
         const char *comma = memchr(list.ptr, ',', list.len);
         size_t len = comma ? (size_t)(comma - list.ptr) : list.len;
-        if (span_eq_nocase(field_trim((struct span){list.ptr, len}), item))
+        if (span_eq_nocase(span_trim((struct span){list.ptr, len}), item))
             return true;
         len += comma != NULL;
         list = (struct span){list.ptr + len, list.len - len};

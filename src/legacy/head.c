@@ -49,7 +49,7 @@ static bool take_field(struct head *head, struct span line)
     if (!colon || head->count == LEGACY_HEAD_MAX_HEADERS)
         return false;
     struct span name = {line.ptr, (size_t)(colon - line.ptr)};
-    struct span value = field_trim((struct span){colon + 1, line.len - name.len - 1});
+    struct span value = span_trim((struct span){colon + 1, line.len - name.len - 1});
     if (!field_is_token(name) || !field_value_is_safe(value))
         return false;
     if (span_eq_nocase(name, SPAN_LIT("Content-Length")) && !note_length(head, value))

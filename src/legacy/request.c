@@ -60,7 +60,7 @@ static struct curl_slist **add_node(struct legacy_call *call, size_t at, struct 
 static char *write_line(struct buf *text, const struct legacy_header *header)
 {
     size_t start = text->len;
-    struct span value = field_trim(header->value);
+    struct span value = span_trim(header->value);
     buf_append_span(text, header->name);
     if (value.len) {
         buf_append_lit(text, ": ");
