@@ -320,6 +320,8 @@ void kafka_freep(struct kafka **kafka_ptr)
         free(kafka->command_topics[i]);
     free(kafka->topics);
     free(kafka->command_topics);
+    for (size_t i = 0; kafka->outboxes && i < kafka->loop_count; i++)
+        free(atomic_load(&kafka->outboxes[i].spare));
     free(kafka->outboxes);
     free(kafka->loops);
     free(kafka->loop_args);

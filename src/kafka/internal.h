@@ -21,10 +21,13 @@ struct kafka_topic_state {
     int32_t partitions; /* assigned so far: 0..partitions-1 */
 };
 
+struct kafka_outbox;
+
 /* What one loop gets in one go. */
 struct kafka_batch {
     struct loop_msg msg;
     struct kafka *kafka;
+    struct kafka_outbox *outbox;
     void *loop_arg;
     size_t record_count, delivery_count;
     struct kafka_record records[KAFKA_BATCH];
@@ -37,7 +40,10 @@ struct kafka_batch {
 
 struct kafka_outbox {          /* reader's: per loop */
     struct kafka_batch *batch; /* NULL: nothing collected */
-    bool urgent;               /* holds something that somebody waits for */
+    /* One batch that the loop has emptied, to be filled again: 9 KiB a batch from malloc() and back cost more than
+     * the hand-over. The loop puts it here, the reader takes it. */
+    _Atomic(struct kafka_batch *) spare;
+    bool urgent; /* holds something that somebody waits for */
 };
 
 struct kafka {

@@ -26,7 +26,7 @@ static void on_batch(struct loop_msg *msg)
         handler->on_reply(batch->loop_arg, &batch->records[i]);
         rd_kafka_message_destroy(batch->records[i].message);
     }
-    free(batch);
+    free(atomic_exchange_explicit(&batch->outbox->spare, batch, memory_order_acq_rel));
 }
 
 static void post(struct kafka *kafka, size_t loop_number)
@@ -35,7 +35,8 @@ static void post(struct kafka *kafka, size_t loop_number)
     struct kafka_batch *batch = outbox->batch;
     if (!batch)
         return;
-    *outbox = (struct kafka_outbox){NULL, false};
+    outbox->batch = NULL;
+    outbox->urgent = false;
     loop_post(kafka->loops[loop_number], &batch->msg);
 }
 
@@ -46,11 +47,12 @@ static struct kafka_batch *batch_for(struct kafka *kafka, size_t loop_number)
         (outbox->batch->record_count == KAFKA_BATCH || outbox->batch->delivery_count == KAFKA_BATCH))
         post(kafka, loop_number);
     if (!outbox->batch) {
-        struct kafka_batch *batch = malloc(sizeof(*batch));
-        if (!batch)
+        struct kafka_batch *batch = atomic_exchange_explicit(&outbox->spare, NULL, memory_order_acq_rel);
+        if (!batch && !(batch = malloc(sizeof(*batch))))
             return NULL;
         batch->msg.on_msg = on_batch;
         batch->kafka = kafka;
+        batch->outbox = outbox;
         batch->loop_arg = kafka->loop_args[loop_number];
         batch->record_count = batch->delivery_count = 0;
         outbox->batch = batch;
