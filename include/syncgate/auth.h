@@ -7,7 +7,7 @@
  * Public keys (RS, PS and ES with 256, 384, 512; EdDSA) are checked by OpenSSL, shared secrets (HS*) by
  * libjwt: why is told in src/auth/key.c. As in the legacy backend: `kid` chooses in a JWK Set, several
  * fitting keys are refused, there is no leeway for clocks. Differences from it: `email` and `organization`
- * are not looked at (a service's token has none); a token needs `exp` unless require_exp is off; RSA keys
+ * are not looked at here (a route's `auth.claims` schema does that); a token needs `exp` unless require_exp is off; RSA keys
  * below 2048 bits and a `crit` header are refused; base64url must be canonical; a plain string in `role`
  * gives no role; ES256K is not known. */
 #pragma once
