@@ -42,7 +42,13 @@ static enum err_code parse_flag(const struct app *app, const char *variable, con
         snprintf(where, sizeof(where), "%s", variable);
     else
         snprintf(where, sizeof(where), "%s: $.feature (%s)", app->config_file, variable);
-    return path_mode_parse(span_of(value), where, ret_mode, err);
+    struct path_flag flag;
+    enum err_code code = path_flag_parse(span_of(value), where, &flag, err);
+    if (code == ERR_OK && flag.mode == PATH_MODE_SPLIT) /* a route's state holds no share to split by */
+        return err_set(err, ERR_CONFIG, "%s: '%s': this version cannot split", where, value);
+    if (code == ERR_OK)
+        *ret_mode = flag.mode;
+    return code;
 }
 
 static enum err_code parse_modes(const struct app *app, enum path_mode *modes, struct err *err)

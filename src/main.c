@@ -36,13 +36,14 @@ static void print_routes(const struct app *app)
     printf("REPLIES\n");
     for (size_t i = 0; i < app->routes->count; i++) {
         const struct route *route = &app->routes->routes[i];
-        char timeout[16];
+        char timeout[16], flag[PATH_FLAG_TEXT_LEN + 1];
+        path_flag_format(&(struct path_flag){.mode = app->shared.route_states[i].mode}, flag);
         snprintf(timeout, sizeof(timeout), "%ums", route->timeout_ms);
         column(route->method, 7);
         column(route->path, 32);
         column(route->operation_id, 18);
         column(route->case_sensitive ? SPAN_LIT("exact") : SPAN_LIT("express"), 8);
-        column(span_of(path_mode_name(app->shared.route_states[i].mode)), 8);
+        column(span_of(flag), 8);
         column(route->command.event_type, 24);
         column(route->command.topic, 22);
         column(span_of(timeout), 8);
