@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# docs/states.md tells what the code does: its table of the exchange has exactly the transitions of src/exchange/exchange.c,
-# and its tables of states and phases name exactly the enumerators.
+# docs/states.md tells what the code does: its tables of the exchange and of the circuit breaker have exactly the transitions of
+# src/exchange/exchange.c and src/path/breaker.c, and its tables of states and phases name exactly the enumerators.
 # usage: check_states.sh [ROOT]
 set -euo pipefail
 cd "${1:-$(dirname "${BASH_SOURCE[0]}")/../..}"
@@ -30,25 +30,35 @@ rows() {
     grep -oE "$line" | tr -d '|`' | awk '{ $1 = $1; print }' | sort || true
 }
 
-# The rows of transitions[]: each "[FROM] = 1u << TO | 1u << TO," is on as many lines as it likes.
+# transitions FILE PREFIX: the rows of transitions[]: each "[FROM] = 1u << TO | 1u << TO," is on as many lines as it likes.
 transitions() {
-    awk '/transitions\[EXCHANGE_STATE_COUNT\]/ { on = 1; next } on && /^};/ { exit } on' src/exchange/exchange.c |
-        tr '\n' ' ' | grep -oE '\[EXCHANGE_[A-Z]+\] *= *[^,]*' | while IFS='=' read -r from to; do
+    awk -v head="transitions[$2STATE_COUNT]" 'index($0, head) { on = 1; next } on && /^};/ { exit } on' "$1" |
+        tr '\n' ' ' | grep -oE "\[$2[A-Z_]+\] *= *[^,]*" | while IFS='=' read -r from to; do
         from=$(tr -d '[] ' <<<"$from")
-        { grep -oE 'EXCHANGE_[A-Z]+' <<<"$to" || true; } | sed "s/^/$from /"
-    done | sed 's/EXCHANGE_//g' | tr '[:upper:]' '[:lower:]' | sort
+        { grep -oE "$2[A-Z_]+" <<<"$to" || true; } | sed "s/^/$from /"
+    done | sed "s/$2//g" | tr '[:upper:]' '[:lower:]' | sort
 }
 
 # enumerators FILE ENUM PREFIX
 enumerators() { sed -n "/^enum $2 {/,/};/p" "$1" | sed 's:/\*.*::' | grep -oE "$3[A-Z]+" | sort; }
 
-exchange_states() {
-    sed -n '/^#define EXCHANGE_STATES/,/^enum/p' src/exchange/internal.h | sed -n 's/.*X(EXCHANGE_[A-Z]*, "\([a-z]*\)").*/\1/p' | sort
-}
+# names FILE TABLE PREFIX: the names in the X-macro TABLE.
+names() { sed -n "/^#define $2(X)/,/^enum/p" "$1" | sed -n "s/.*X($3[A-Z_]*, \"\([a-z_]*\)\").*/\1/p" | sort; }
 
-same 'transitions of the exchange' "$(transitions)" "$(section 'The exchange' | rows 2 '[a-z]+')"
-same 'states of the exchange' "$(exchange_states)" \
-    "$(section 'The exchange' | awk '/^\| from / { exit } { print }' | rows 1 '[a-z]+')"
+# before and from CELL: the lines up to, or beginning with, the table whose head begins with CELL.
+before() { awk -v head="| $1 " 'index($0, head) == 1 { exit } { print }'; }
+from() { awk -v head="| $1 " 'index($0, head) == 1 { on = 1 } on'; }
+
+same 'transitions of the exchange' "$(transitions src/exchange/exchange.c EXCHANGE_)" \
+    "$(section 'The exchange' | rows 2 '[a-z]+')"
+same 'states of the exchange' "$(names src/exchange/internal.h EXCHANGE_STATES EXCHANGE_)" \
+    "$(section 'The exchange' | before from | rows 1 '[a-z]+')"
+same 'transitions of the breaker' "$(transitions src/path/breaker.c PATH_BREAKER_)" \
+    "$(section 'The circuit breaker' | rows 2 '[a-z_]+')"
+same 'states of the breaker' "$(names include/syncgate/path.h PATH_BREAKER_STATES PATH_BREAKER_)" \
+    "$(section 'The circuit breaker' | before from | rows 1 '[a-z_]+')"
+same 'reasons of the breaker' "$(names include/syncgate/path.h PATH_BREAKER_REASONS PATH_BREAKER_)" \
+    "$(section 'The circuit breaker' | from reason | rows 1 '[a-z_]+')"
 same 'phases of a request' "$(enumerators src/http/internal.h http_phase HTTP_PHASE_)" \
     "$(section 'The HTTP request' | rows 1 'HTTP_PHASE_[A-Z]+')"
 same 'phases of the process' "$(enumerators src/app.h app_phase APP_)" "$(section 'The process' | rows 1 'APP_[A-Z]+')"
