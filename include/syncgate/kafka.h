@@ -16,7 +16,7 @@ struct kafka;
 
 /* One record of a reply topic. Everything it points to is borrowed for the callback. */
 struct kafka_record {
-    uint32_t topic; /* index into kafka_settings.reply_topics */
+    uint32_t topic; /* index of the reply topic, see kafka_add_reply_topics() */
     int32_t partition;
     int64_t offset;
     int64_t timestamp_ms; /* unix ms of the record; 0: none */
@@ -48,6 +48,8 @@ struct kafka_handler {
 
 /* ---- life ---- */
 
+#define KAFKA_TOPICS_MAX 1024 /* of each kind */
+
 struct kafka_property {
     const char *name;
     const char *value;
@@ -59,9 +61,10 @@ struct kafka_settings {
     const struct kafka_property *properties; /* the operator's own, applied last; borrowed for kafka_new() */
     size_t property_count;
     uint32_t message_timeout_ms;
-    const struct span *reply_topics; /* borrowed for the life of the object */
+    /* Names, none twice: indexes 0, 1, ... in this order. At most KAFKA_TOPICS_MAX each; borrowed for kafka_new(). */
+    const struct span *reply_topics;
     size_t reply_topic_count;
-    const struct span *command_topics; /* borrowed for kafka_new() */
+    const struct span *command_topics;
     size_t command_topic_count;
     struct loop *const *loops; /* borrowed for the life of the object */
     void *const *loop_args;
@@ -83,6 +86,22 @@ void kafka_freep(struct kafka **kafka);
 /* host:port list of the embedded broker, or NULL. */
 const char *kafka_embedded_bootstrap(const struct kafka *kafka);
 
+/* ---- topics ---- */
+
+/* Makes the topics known: those already known keep their index, the others are added. Returns at once; the watcher prepares
+ * them (metadata of a command topic, positions of a reply topic). A reply topic that exists at its first look is read from
+ * its end, one that appears later from its beginning.
+ * ret_index[i]: the index of names[i], on ERR_OK; indexes are stable for the life of the object and never reused. ERR_OK,
+ * ERR_OVERLOADED (more than KAFKA_TOPICS_MAX in all), ERR_NO_MEMORY (nothing changed then). Borrows names for the call.
+ * Thread: main. Locks: takes watcher_mtx. */
+enum err_code kafka_add_reply_topics(struct kafka *kafka, const struct span *names, size_t count,
+                                     uint32_t *ret_index) SG_NODISCARD;
+enum err_code kafka_add_command_topics(struct kafka *kafka, const struct span *names, size_t count,
+                                       uint32_t *ret_index) SG_NODISCARD;
+/* Whether commands may be produced to it: the producer knows the topic. Always true of those given to kafka_new(), which
+ * need not exist in the cluster; an added one must have been seen there once, and stays ready. Thread: any. */
+bool kafka_command_topic_is_ready(const struct kafka *kafka, uint32_t command_topic);
+
 /* ---- commands ---- */
 
 struct kafka_header {
@@ -91,7 +110,7 @@ struct kafka_header {
 };
 
 struct kafka_command {
-    uint32_t topic;  /* index into kafka_settings.command_topics */
+    uint32_t topic;  /* index of the command topic, see kafka_add_command_topics() */
     struct span key; /* ptr NULL: no key */
     struct span value;
     const struct kafka_header *headers;
@@ -99,8 +118,8 @@ struct kafka_command {
     uint64_t handle; /* comes back in on_delivery */
 };
 /* Hands a command to librdkafka, which copies it. ERR_OK: exactly one on_delivery follows on the handle's loop. Otherwise it
- * certainly is not in Kafka and nothing follows: ERR_KAFKA_QUEUE_FULL, ERR_KAFKA_TOO_LARGE, ERR_KAFKA_UNAVAILABLE.
- * Never blocks. Thread: any. */
+ * certainly is not in Kafka and nothing follows: ERR_KAFKA_QUEUE_FULL, ERR_KAFKA_TOO_LARGE, ERR_KAFKA_UNAVAILABLE (also for
+ * a topic that is not ready). Never blocks. Thread: any. */
 enum err_code kafka_produce(struct kafka *kafka, const struct kafka_command *command) SG_NODISCARD;
 
 /* ---- state. Thread: any ---- */

@@ -193,31 +193,42 @@ static enum err_code clients_new(struct kafka *kafka, const struct kafka_setting
 
 /* ---- life ---- */
 
-static enum err_code topics_new(struct kafka *kafka, const struct kafka_settings *settings, struct err *err)
+static enum err_code loops_new(struct kafka *kafka, const struct kafka_settings *settings, struct err *err)
 {
-    kafka->topics =
-        calloc(settings->reply_topic_count ? settings->reply_topic_count : 1, sizeof(*kafka->topics));
-    kafka->command_topics =
-        calloc(settings->command_topic_count ? settings->command_topic_count : 1, sizeof(char *));
     kafka->outboxes = calloc(settings->loop_count, sizeof(*kafka->outboxes));
     kafka->loops = calloc(settings->loop_count, sizeof(struct loop *));
     kafka->loop_args = calloc(settings->loop_count, sizeof(void *));
-    if (!kafka->topics || !kafka->command_topics || !kafka->outboxes || !kafka->loops || !kafka->loop_args)
+    if (!kafka->outboxes || !kafka->loops || !kafka->loop_args)
         return err_set(err, ERR_NO_MEMORY, "out of memory for the kafka clients");
     memcpy(kafka->loops, settings->loops, settings->loop_count * sizeof(struct loop *));
     memcpy(kafka->loop_args, settings->loop_args, settings->loop_count * sizeof(void *));
     kafka->loop_count = settings->loop_count;
-    for (size_t i = 0; i < settings->reply_topic_count; i++, kafka->topic_count++) {
-        kafka->topics[i].name = span_dup(settings->reply_topics[i]);
-        if (!kafka->topics[i].name)
-            return err_set(err, ERR_NO_MEMORY, "out of memory for the kafka clients");
-    }
-    for (size_t i = 0; i < settings->command_topic_count; i++, kafka->command_topic_count++) {
-        kafka->command_topics[i] = span_dup(settings->command_topics[i]);
-        if (!kafka->command_topics[i])
-            return err_set(err, ERR_NO_MEMORY, "out of memory for the kafka clients");
-    }
     return ERR_OK;
+}
+
+static enum err_code names_new(struct kafka_names *names, const struct span *given, size_t count,
+                               struct err *err)
+{
+    uint32_t index[KAFKA_TOPICS_MAX];
+    if (count > KAFKA_TOPICS_MAX)
+        return err_set(err, ERR_CONFIG, "%zu kafka topics of one kind, more than %d", count,
+                       KAFKA_TOPICS_MAX);
+    if (kafka_names_add(names, given, count, index) != ERR_OK)
+        return err_set(err, ERR_NO_MEMORY, "out of memory for the kafka topics");
+    SG_ASSERT(kafka_names_count(names) == count); /* none twice: the indexes are the caller's */
+    return ERR_OK;
+}
+
+static enum err_code topics_new(struct kafka *kafka, const struct kafka_settings *settings, struct err *err)
+{
+    enum err_code code =
+        names_new(&kafka->reply_topics, settings->reply_topics, settings->reply_topic_count, err);
+    if (code == ERR_OK)
+        code =
+            names_new(&kafka->command_topics, settings->command_topics, settings->command_topic_count, err);
+    for (size_t i = 0; code == ERR_OK && i < settings->command_topic_count; i++)
+        atomic_init(&kafka->commands[i].ready, true);
+    return code;
 }
 
 void kafka_signal_queue(rd_kafka_queue_t *queue, int fd)
@@ -258,8 +269,9 @@ struct kafka *kafka_new(const struct kafka_settings *settings, struct err *err)
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&kafka->watcher_cond, &attr);
     pthread_condattr_destroy(&attr);
-    if (topics_new(kafka, settings, err) != ERR_OK || descriptors_new(kafka, err) != ERR_OK ||
-        (settings->embedded && kafka_embedded_start(kafka, settings, err) != ERR_OK) ||
+    if (loops_new(kafka, settings, err) != ERR_OK || topics_new(kafka, settings, err) != ERR_OK ||
+        descriptors_new(kafka, err) != ERR_OK ||
+        (settings->embedded && kafka_embedded_start(kafka, err) != ERR_OK) ||
         clients_new(kafka, settings, err) != ERR_OK) {
         kafka_freep(&kafka);
         return NULL;
@@ -314,12 +326,8 @@ void kafka_freep(struct kafka **kafka_ptr)
     for (size_t i = 0; i < SG_ARRAY_LEN(fds); i++)
         if (fds[i] >= 0)
             close(fds[i]);
-    for (size_t i = 0; i < kafka->topic_count; i++)
-        free(kafka->topics[i].name);
-    for (size_t i = 0; i < kafka->command_topic_count; i++)
-        free(kafka->command_topics[i]);
-    free(kafka->topics);
-    free(kafka->command_topics);
+    kafka_names_fini(&kafka->reply_topics);
+    kafka_names_fini(&kafka->command_topics);
     for (size_t i = 0; kafka->outboxes && i < kafka->loop_count; i++)
         free(atomic_load(&kafka->outboxes[i].spare));
     free(kafka->outboxes);
@@ -350,7 +358,9 @@ static enum err_code translate_produce(rd_kafka_resp_err_t code)
 
 enum err_code kafka_produce(struct kafka *kafka, const struct kafka_command *command)
 {
-    SG_ASSERT(command->topic < kafka->command_topic_count && command->header_count <= HEADERS_MAX);
+    SG_ASSERT(command->header_count <= HEADERS_MAX);
+    if (!kafka_command_topic_is_ready(kafka, command->topic))
+        return ERR_KAFKA_UNAVAILABLE;
     rd_kafka_headers_t *headers = rd_kafka_headers_new(command->header_count);
     for (size_t i = 0; i < command->header_count; i++) {
         const struct kafka_header *header = &command->headers[i];
@@ -377,8 +387,14 @@ enum err_code kafka_produce(struct kafka *kafka, const struct kafka_command *com
 
 bool kafka_topic_has_position(const struct kafka *kafka, uint32_t reply_topic)
 {
-    SG_ASSERT(reply_topic < kafka->topic_count);
+    SG_ASSERT(reply_topic < kafka_names_count(&kafka->reply_topics));
     return atomic_load_explicit(&kafka->topics[reply_topic].has_position, memory_order_acquire);
+}
+
+bool kafka_command_topic_is_ready(const struct kafka *kafka, uint32_t command_topic)
+{
+    SG_ASSERT(command_topic < kafka_names_count(&kafka->command_topics));
+    return atomic_load_explicit(&kafka->commands[command_topic].ready, memory_order_acquire);
 }
 
 bool kafka_is_reachable(const struct kafka *kafka)

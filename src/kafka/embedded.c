@@ -5,8 +5,13 @@
 
 #define EMBEDDED_PARTITIONS 4
 
-enum err_code kafka_embedded_start(struct kafka *kafka, const struct kafka_settings *settings,
-                                   struct err *err)
+void kafka_embedded_add_topic(struct kafka *kafka, const char *name)
+{
+    if (kafka->cluster) /* TOPIC_ALREADY_EXISTS is fine: a topic may carry both commands and replies */
+        rd_kafka_mock_topic_create(kafka->cluster, name, EMBEDDED_PARTITIONS, 1);
+}
+
+enum err_code kafka_embedded_start(struct kafka *kafka, struct err *err)
 {
     char text[256];
     rd_kafka_conf_t *conf = rd_kafka_conf_new();
@@ -23,14 +28,10 @@ enum err_code kafka_embedded_start(struct kafka *kafka, const struct kafka_setti
     kafka->bootstrap = kafka->cluster ? strdup(rd_kafka_mock_cluster_bootstraps(kafka->cluster)) : NULL;
     if (!kafka->bootstrap)
         return err_set(err, ERR_INTERNAL, "cannot start the embedded broker");
-    for (size_t i = 0; i < kafka->topic_count; i++)
-        rd_kafka_mock_topic_create(kafka->cluster, kafka->topics[i].name, EMBEDDED_PARTITIONS, 1);
-    for (size_t i = 0; i < settings->command_topic_count; i++) {
-        char *name = span_dup(settings->command_topics[i]);
-        if (name) /* TOPIC_ALREADY_EXISTS is fine: a topic may carry both commands and replies */
-            rd_kafka_mock_topic_create(kafka->cluster, name, EMBEDDED_PARTITIONS, 1);
-        free(name);
-    }
+    for (uint32_t i = 0; i < kafka_names_count(&kafka->reply_topics); i++)
+        kafka_embedded_add_topic(kafka, kafka->reply_topics.names[i]);
+    for (uint32_t i = 0; i < kafka_names_count(&kafka->command_topics); i++)
+        kafka_embedded_add_topic(kafka, kafka->command_topics.names[i]);
     return ERR_OK;
 }
 

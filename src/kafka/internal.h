@@ -12,13 +12,24 @@
 
 #define KAFKA_BATCH 64
 
-struct kafka_topic_state {
-    char *name; /* NUL-terminated */
+/* Names of topics, by their index. See topics.c. */
+struct kafka_names {
+    char *names[KAFKA_TOPICS_MAX]; /* NUL-terminated, owned */
+    atomic_uint count;             /* names[0..count-1] never change */
+};
+
+struct kafka_topic_state { /* of a reply topic */
     atomic_bool has_position;
     /* Watcher only. */
+    const char *name;   /* NULL: never looked at. Borrowed */
     bool seen_missing;  /* it was missing once: its partitions are read from their beginning */
     bool resolved;      /* its first partitions have been assigned */
     int32_t partitions; /* assigned so far: 0..partitions-1 */
+};
+
+struct kafka_command_state {
+    atomic_bool ready; /* never cleared: every producer from then on has opened the topic */
+    bool seen_missing; /* watcher only */
 };
 
 struct kafka_outbox;
@@ -56,12 +67,12 @@ struct kafka {
     rd_kafka_mock_cluster_t *cluster;
     char *bootstrap; /* of the embedded broker */
     rd_kafka_conf_t *producer_conf;
-    char **command_topics; /* NUL-terminated names */
-    size_t command_topic_count;
     pthread_mutex_t producer_mtx; /* leaf: only for the two pointers and their uses */
     struct kafka_producer *producer, *retired;
-    struct kafka_topic_state *topics;
-    size_t topic_count;
+    struct kafka_names reply_topics, command_topics;
+    struct kafka_topic_state topics[KAFKA_TOPICS_MAX];     /* as reply_topics */
+    struct kafka_command_state commands[KAFKA_TOPICS_MAX]; /* as command_topics */
+    uint32_t last_topic;                                   /* reader's: of the record before */
 
     rd_kafka_queue_t *reply_queue;
     int reply_fd, delivery_fd, stop_fd, epoll_fd;
@@ -77,6 +88,15 @@ struct kafka {
         fatal_errors;
 };
 
+/* topics.c */
+static inline uint32_t kafka_names_count(const struct kafka_names *names)
+{
+    return atomic_load_explicit(&names->count, memory_order_acquire);
+}
+/* As kafka_add_reply_topics(). Thread: main. */
+enum err_code kafka_names_add(struct kafka_names *names, const struct span *add, size_t count,
+                              uint32_t *ret_index) SG_NODISCARD;
+void kafka_names_fini(struct kafka_names *names);
 /* clients.c */
 void kafka_set_reachable(struct kafka *kafka, bool reachable, const char *why);
 void kafka_on_log(const rd_kafka_t *rk, int level, const char *facility, const char *text);
@@ -93,9 +113,11 @@ void kafka_producer_serve(struct kafka *kafka);
 uint64_t kafka_producer_queue_len(struct kafka *kafka);
 /* rk reported a fatal error. Thread: the one that serves it. */
 void kafka_producer_failed(struct kafka *kafka, rd_kafka_t *rk);
-/* Fetches the metadata of the command topics: the cluster is reachable when an answer comes. False when some are not known
- * yet. Thread: watcher. Blocks. */
+/* Fetches the metadata of the command topics that are ready: the cluster is reachable when an answer comes. False when some
+ * are not known yet. Thread: watcher. Blocks. */
 bool kafka_producer_warm_up(struct kafka *kafka, int timeout_ms);
+/* Makes the producer know the topics that were added. True when all are ready. Thread: watcher. Blocks. */
+bool kafka_producer_learn(struct kafka *kafka, int timeout_ms);
 /* Replaces a producer that failed; true when it did. Thread: watcher. Blocks. */
 bool kafka_producer_replace(struct kafka *kafka);
 /* Ends what is left of a retired one. True when nothing is left to do here. Thread: watcher. Blocks. */
@@ -106,8 +128,9 @@ void kafka_producer_free_all(struct kafka *kafka);
 /* The producer of the day, valid until it is replaced. For tests. Thread: any. */
 rd_kafka_t *kafka_producer_handle(struct kafka *kafka);
 /* embedded.c */
-enum err_code kafka_embedded_start(struct kafka *kafka, const struct kafka_settings *settings,
-                                   struct err *err);
+enum err_code kafka_embedded_start(struct kafka *kafka, struct err *err);
+/* Makes a topic in the embedded broker, if there is one. Thread: watcher, or main before it runs. */
+void kafka_embedded_add_topic(struct kafka *kafka, const char *name);
 void kafka_embedded_stop(struct kafka *kafka);
 /* reader.c */
 void *kafka_reader_main(void *arg);

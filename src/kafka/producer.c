@@ -4,6 +4,8 @@
  * Invariants:
  * - Only the watcher writes kafka->producer and kafka->retired while threads run, under producer_mtx. Whoever wants to call
  *   librdkafka takes a use under that lock and calls after leaving it.
+ * - Only the watcher fills producer->topics, also while loops produce: a loop reads an entry after it saw the topic's `ready`,
+ *   which is set after the entry, and every producer that comes later is made with the entries of all topics that are ready.
  * - There is at most one retired producer; the next replacement waits for it. It goes when nobody uses it and its last
  *   delivery report has been served, so every accepted message gets its report.
  * - All producers signal one descriptor: it outlives them, so the reader never reads a number that was closed. */
@@ -17,9 +19,8 @@
 struct kafka_producer {
     rd_kafka_t *rk;
     rd_kafka_queue_t *queue;
-    rd_kafka_topic_t **topics; /* as kafka->command_topics */
-    size_t topic_count;
-    unsigned uses; /* under producer_mtx */
+    rd_kafka_topic_t *topics[KAFKA_TOPICS_MAX]; /* as kafka->command_topics; NULL: not opened */
+    unsigned uses;                              /* under producer_mtx */
 };
 
 static void producer_freep(struct kafka_producer **producer_ptr)
@@ -30,11 +31,11 @@ static void producer_freep(struct kafka_producer **producer_ptr)
     *producer_ptr = NULL;
     if (producer->queue)
         rd_kafka_queue_destroy(producer->queue);
-    for (size_t i = 0; i < producer->topic_count; i++)
-        rd_kafka_topic_destroy(producer->topics[i]);
+    for (size_t i = 0; i < KAFKA_TOPICS_MAX; i++)
+        if (producer->topics[i])
+            rd_kafka_topic_destroy(producer->topics[i]);
     if (producer->rk)
         rd_kafka_destroy(producer->rk);
-    free(producer->topics);
     free(producer);
 }
 
@@ -43,6 +44,13 @@ static void wake_reader(struct kafka *kafka)
     const uint64_t one = 1;
     if (write(kafka->delivery_fd, &one, sizeof(one)) < 0)
         SG_ASSERT(errno == EAGAIN);
+}
+
+static rd_kafka_resp_err_t open_topic(struct kafka *kafka, struct kafka_producer *producer, uint32_t i)
+{
+    if (!producer->topics[i])
+        producer->topics[i] = rd_kafka_topic_new(producer->rk, kafka->command_topics.names[i], NULL);
+    return producer->topics[i] ? RD_KAFKA_RESP_ERR_NO_ERROR : rd_kafka_last_error();
 }
 
 static enum err_code producer_open(struct kafka *kafka, struct kafka_producer *producer, struct err *err)
@@ -54,13 +62,14 @@ static enum err_code producer_open(struct kafka *kafka, struct kafka_producer *p
         rd_kafka_conf_destroy(conf);
         return err_set(err, ERR_CONFIG, "cannot create the kafka producer: %s", text);
     }
-    for (; producer->topic_count < kafka->command_topic_count; producer->topic_count++) {
-        const char *name = kafka->command_topics[producer->topic_count];
-        rd_kafka_topic_t *topic = rd_kafka_topic_new(producer->rk, name, NULL);
-        if (!topic)
-            return err_set(err, ERR_CONFIG, "kafka topic %s: %s", name,
-                           rd_kafka_err2str(rd_kafka_last_error()));
-        producer->topics[producer->topic_count] = topic;
+    uint32_t count = kafka_names_count(&kafka->command_topics);
+    for (uint32_t i = 0; i < count; i++) {
+        if (!kafka_command_topic_is_ready(kafka, i))
+            continue; /* kafka_producer_learn() comes to it */
+        rd_kafka_resp_err_t code = open_topic(kafka, producer, i);
+        if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
+            return err_set(err, ERR_CONFIG, "kafka topic %s: %s", kafka->command_topics.names[i],
+                           rd_kafka_err2str(code));
     }
     producer->queue = rd_kafka_queue_get_main(producer->rk);
     kafka_signal_queue(producer->queue, kafka->delivery_fd);
@@ -71,10 +80,7 @@ static enum err_code producer_open(struct kafka *kafka, struct kafka_producer *p
 static struct kafka_producer *producer_new(struct kafka *kafka, struct err *err)
 {
     struct kafka_producer *producer = calloc(1, sizeof(*producer));
-    size_t count = kafka->command_topic_count;
-    if (producer)
-        producer->topics = calloc(count ? count : 1, sizeof(rd_kafka_topic_t *));
-    if (!producer || !producer->topics)
+    if (!producer)
         err_set(err, ERR_NO_MEMORY, "out of memory for the kafka producer");
     else if (producer_open(kafka, producer, err) == ERR_OK)
         return producer;
@@ -159,21 +165,71 @@ uint64_t kafka_producer_queue_len(struct kafka *kafka)
     return len;
 }
 
+/* ---- topics. Thread: watcher ---- */
+
+/* Asks the cluster for one topic. False: no answer. *ret_code: what the cluster says of the topic. */
+static bool ask(struct kafka *kafka, uint32_t i, int timeout_ms, rd_kafka_resp_err_t *ret_code)
+{
+    const struct rd_kafka_metadata *metadata;
+    struct kafka_producer *producer = kafka->producer; /* only this thread replaces it */
+    if (rd_kafka_metadata(producer->rk, 0, producer->topics[i], &metadata, timeout_ms) !=
+        RD_KAFKA_RESP_ERR_NO_ERROR)
+        return false;
+    /* Not said of the consumer's connection: librdkafka tells "all brokers down" once, until this client's was up. */
+    kafka_set_reachable(kafka, true, "metadata received");
+    *ret_code = metadata->topic_cnt == 1 ? metadata->topics[0].err : RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC;
+    rd_kafka_metadata_destroy(metadata);
+    return true;
+}
+
 bool kafka_producer_warm_up(struct kafka *kafka, int timeout_ms)
 {
     bool ok = true;
-    struct kafka_producer *producer = kafka->producer; /* only this thread replaces it */
-    for (size_t i = 0; i < producer->topic_count && !atomic_load(&kafka->stopping); i++) {
-        const struct rd_kafka_metadata *metadata;
-        if (rd_kafka_metadata(producer->rk, 0, producer->topics[i], &metadata, timeout_ms) !=
-            RD_KAFKA_RESP_ERR_NO_ERROR)
+    uint32_t count = kafka_names_count(&kafka->command_topics);
+    for (uint32_t i = 0; i < count && !atomic_load(&kafka->stopping); i++) {
+        rd_kafka_resp_err_t code;
+        if (!kafka_command_topic_is_ready(kafka, i))
+            continue;
+        if (!ask(kafka, i, timeout_ms, &code))
             return false;
-        /* Not said of the consumer's connection: librdkafka tells "all brokers down" once, until this client's was up. */
-        kafka_set_reachable(kafka, true, "metadata received");
-        ok &= metadata->topic_cnt == 1 && metadata->topics[0].err == RD_KAFKA_RESP_ERR_NO_ERROR;
-        rd_kafka_metadata_destroy(metadata);
+        ok &= code == RD_KAFKA_RESP_ERR_NO_ERROR;
     }
     return ok;
+}
+
+static void topic_seen(struct kafka *kafka, uint32_t i, rd_kafka_resp_err_t code)
+{
+    struct kafka_command_state *state = &kafka->commands[i];
+    bool ready = code == RD_KAFKA_RESP_ERR_NO_ERROR;
+    if (!ready && state->seen_missing)
+        return;
+    state->seen_missing = !ready;
+    struct log_line line;
+    log_begin(&line, ready ? LOG_INFO : LOG_WARN,
+              ready ? "command topic is known" : "command topic is not there yet");
+    log_str(&line, "topic", kafka->command_topics.names[i]);
+    log_str(&line, "reason", ready ? NULL : rd_kafka_err2name(code));
+    log_end(&line);
+    if (ready)
+        atomic_store_explicit(&state->ready, true, memory_order_release);
+}
+
+bool kafka_producer_learn(struct kafka *kafka, int timeout_ms)
+{
+    bool all = true;
+    uint32_t count = kafka_names_count(&kafka->command_topics);
+    for (uint32_t i = 0; i < count && !atomic_load(&kafka->stopping); i++) {
+        if (kafka_command_topic_is_ready(kafka, i))
+            continue;
+        if (!kafka->producer->topics[i])
+            kafka_embedded_add_topic(kafka, kafka->command_topics.names[i]);
+        rd_kafka_resp_err_t code = open_topic(kafka, kafka->producer, i);
+        if (code == RD_KAFKA_RESP_ERR_NO_ERROR && !ask(kafka, i, timeout_ms, &code))
+            return false; /* nobody answers: the others would only wait as long */
+        topic_seen(kafka, i, code);
+        all &= code == RD_KAFKA_RESP_ERR_NO_ERROR;
+    }
+    return all;
 }
 
 /* ---- replacement ---- */

@@ -131,16 +131,19 @@ struct span kafka_record_header(const struct kafka_record *record, const char *n
     return (struct span){value, len};
 }
 
-static bool topic_index(const struct kafka *kafka, const rd_kafka_message_t *message, uint32_t *ret_index)
+/* Records come in runs of one topic, and a look through a few dozens of names costs less than a header of the record. */
+static bool topic_index(struct kafka *kafka, const rd_kafka_message_t *message, uint32_t *ret_index)
 {
     const char *name = rd_kafka_topic_name(message->rkt);
-    for (uint32_t i = 0; i < kafka->topic_count; i++) {
-        if (strcmp(kafka->topics[i].name, name) == 0) {
-            *ret_index = i;
-            return true;
-        }
-    }
-    return false;
+    char *const *names = kafka->reply_topics.names;
+    uint32_t count = kafka_names_count(&kafka->reply_topics), i = kafka->last_topic;
+    if (i >= count || strcmp(names[i], name) != 0)
+        for (i = 0; i < count && strcmp(names[i], name) != 0; i++)
+            ;
+    if (i == count)
+        return false;
+    *ret_index = kafka->last_topic = i;
+    return true;
 }
 
 /* A position that the broker no longer has (retention, a topic made anew): read from the earliest record. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The watcher thread: asks the cluster which partitions the reply topics have, and gives the consumer a position in each;
  * replaces a producer that failed. It is a thread of its own because these calls block and a reply must not wait for them.
- * Partitions of the first look are read from their end, which is resolved to an offset before anything may be
+ * Partitions of a topic's first look are read from their end, which is resolved to an offset before anything may be
  * produced; partitions that appear later are read from their beginning: nothing between is missed (design.md section 4). */
 #include <time.h>
 
@@ -80,9 +80,14 @@ static bool look_at(struct kafka *kafka, struct kafka_topic_state *topic,
 }
 
 /* One topic at a time: a request for all topics of a big cluster is dear, and naming several is not in the C API. */
-static bool look_for(struct kafka *kafka, struct kafka_topic_state *topic)
+static bool look_for(struct kafka *kafka, uint32_t index)
 {
     const struct rd_kafka_metadata *metadata;
+    struct kafka_topic_state *topic = &kafka->topics[index];
+    if (!topic->name) {
+        topic->name = kafka->reply_topics.names[index];
+        kafka_embedded_add_topic(kafka, topic->name);
+    }
     rd_kafka_topic_t *handle = rd_kafka_topic_new(kafka->consumer, topic->name, NULL);
     if (!handle)
         return false;
@@ -132,12 +137,14 @@ void *kafka_watcher_main(void *arg)
             kafka_producer_tidy(kafka); /* its commands should not wait for what follows */
         if (replaced || !kafka_is_reachable(kafka))
             warm = kafka_producer_warm_up(kafka, LOOK_TIMEOUT_MS);
-        for (size_t i = 0; i < kafka->topic_count && !atomic_load(&kafka->stopping); i++)
-            settled &= look_for(kafka, &kafka->topics[i]);
+        bool learned = kafka_producer_learn(kafka, LOOK_TIMEOUT_MS);
+        uint32_t count = kafka_names_count(&kafka->reply_topics);
+        for (uint32_t i = 0; i < count && !atomic_load(&kafka->stopping); i++)
+            settled &= look_for(kafka, i);
         /* The first command to a topic that the producer does not know yet would wait for its metadata. */
         if (!warm && settled && !atomic_load(&kafka->stopping))
             warm = kafka_producer_warm_up(kafka, LOOK_TIMEOUT_MS);
-        settled &= kafka_producer_tidy(kafka);
+        settled &= kafka_producer_tidy(kafka) && learned;
         rest(kafka, settled && kafka_is_reachable(kafka) ? SETTLED_WAIT_MS : SEEKING_WAIT_MS);
     }
     return NULL;

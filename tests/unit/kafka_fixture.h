@@ -157,13 +157,15 @@ static inline struct kafka *fixture_new(struct fixture *fx, const struct options
     assert_true(options->property_count < SG_ARRAY_LEN(properties));
     for (size_t i = 0; i < options->property_count; i++)
         properties[i + 1] = options->properties[i];
-    struct span topics[3] = {SPAN_LIT(REPLIES)};
+    char names[4][64] = {REPLIES}; /* overwritten below: the names are borrowed for kafka_new() only */
     size_t count = 0;
     for (; count < 3 && options->reply_topics[count]; count++)
-        topics[count] = span_of(options->reply_topics[count]);
-    const struct span command = span_of(options->command_topic ? options->command_topic : COMMANDS);
+        snprintf(names[count], sizeof(names[count]), "%s", options->reply_topics[count]);
+    snprintf(names[3], sizeof(names[3]), "%s", options->command_topic ? options->command_topic : COMMANDS);
+    const struct span topics[3] = {span_of(names[0]), span_of(names[1]), span_of(names[2])};
+    const struct span command = span_of(names[3]);
     void *args[LOOPS] = {&fx->args[0], &fx->args[1]};
-    return kafka_new(
+    struct kafka *kafka = kafka_new(
         &(struct kafka_settings){
             .brokers = options->brokers ? options->brokers : rd_kafka_mock_cluster_bootstraps(fx->cluster),
             .embedded = options->embedded,
@@ -180,6 +182,8 @@ static inline struct kafka *fixture_new(struct fixture *fx, const struct options
             .handler = {on_record, fx, on_reply, on_delivery},
         },
         err);
+    memset(names, 'x', sizeof(names));
+    return kafka;
 }
 
 static inline void fixture_start(struct fixture *fx, const struct options *options)
@@ -208,11 +212,17 @@ static inline void wait_position(struct fixture *fx)
 }
 
 /* A command of handle number n (n % LOOPS is its loop) that has no headers. */
-static inline enum err_code send_command(struct fixture *fx, unsigned n, const char *key)
+static inline enum err_code send_command_to(struct fixture *fx, uint32_t topic, unsigned n, const char *key)
 {
-    return kafka_produce(fx->kafka, &(struct kafka_command){.key = span_of(key),
+    return kafka_produce(fx->kafka, &(struct kafka_command){.topic = topic,
+                                                            .key = span_of(key),
                                                             .value = SPAN_LIT("{}"),
                                                             .handle = handle_of(n % LOOPS, n)});
+}
+
+static inline enum err_code send_command(struct fixture *fx, unsigned n, const char *key)
+{
+    return send_command_to(fx, 0, n, key);
 }
 
 static inline void expect_report(struct fixture *fx, unsigned n, enum kafka_delivery delivery,
