@@ -43,7 +43,7 @@ struct app_gather *app_gather_start(struct app *app, bool abandon, void (*on_com
     gather->abandon = abandon;
     gather->on_complete = on_complete;
     gather->arg = arg;
-    gather->counters = ops_counters_new(app->routes->count);
+    gather->counters = ops_counters_new(app->shared.operation_count);
     if (!gather->counters) {
         free(gather);
         return NULL;
@@ -63,33 +63,43 @@ void app_gather_freep(struct app_gather **gather)
 
 /* ---- health ---- */
 
-/* The first route whose Kafka path is closed: among those that have no other path, or among all of them. */
-static const char *closed_route(const struct app *app, bool only)
+const char *app_closed_route(const struct app *app, bool only)
 {
-    for (size_t i = 0; i < app->routes->count; i++) {
-        enum path_mode mode = app->shared.route_states[i].mode;
-        if (mode == PATH_MODE_LEGACY || (only && mode != PATH_MODE_ONLY))
+    const struct exchange_plan *plan = app->plan;
+    for (size_t i = 0; i < plan->routes->count; i++) {
+        struct path_flag flag = exchange_route_flag(&plan->states[i]);
+        if (!path_flag_needs_kafka(&flag) || (only && path_flag_has_legacy(&flag)))
             continue;
-        const char *closed = exchange_route_closed(&app->shared, &app->routes->routes[i]);
+        const char *closed = exchange_route_closed(&app->shared, plan, &plan->routes->routes[i]);
         if (closed)
             return closed;
     }
     return NULL;
 }
 
+static bool uses_kafka(const struct app *app)
+{
+    for (size_t i = 0; i < app->plan->routes->count; i++) {
+        struct path_flag flag = exchange_route_flag(&app->plan->states[i]);
+        if (path_flag_needs_kafka(&flag))
+            return true;
+    }
+    return false;
+}
+
 static size_t health_checks(const struct app *app, struct ops_check checks[3])
 {
-    const char *closed = closed_route(app, true), *any_closed = closed_route(app, false);
+    const char *closed = app_closed_route(app, true), *any_closed = app_closed_route(app, false);
     bool leaving = app->phase >= APP_LEAVING;
     checks[0] = (struct ops_check){.name = "running", .ok = !leaving};
     snprintf(checks[0].detail, sizeof(checks[0].detail), "%s",
              leaving ? "shutting down" : "accepting requests");
     checks[1] = (struct ops_check){.name = "kafka", .ok = !closed};
     snprintf(checks[1].detail, sizeof(checks[1].detail), "%s",
-             closed       ? closed
-             : any_closed ? any_closed /* legacy serves meanwhile */
-             : app->kafka ? "reading all reply topics"
-                          : "not used");
+             closed            ? closed
+             : any_closed      ? any_closed /* legacy serves meanwhile */
+             : uses_kafka(app) ? "reading all reply topics"
+                               : "not used");
     /* A start does not send its first requests to legacy only because positions take a moment to look up. */
     checks[2] = (struct ops_check){.name = "start", .ok = app->phase != APP_STARTING};
     snprintf(checks[2].detail, sizeof(checks[2].detail), "%s",
@@ -112,18 +122,23 @@ bool app_is_ready(const struct app *app, const char **ret_why)
 
 /* ---- calls ---- */
 
-struct admin_call {
-    struct app *app;
-    struct http_request *http; /* NULL once it is over */
-    bool gathering;
-};
-
-static void answer(struct admin_call *call, int status, struct span type, struct span body)
+void app_admin_answer(struct admin_call *call, int status, struct span type, struct span body)
 {
     const struct http_header headers[] = {{SPAN_LIT("Content-Type"), type},
                                           {SPAN_LIT("Cache-Control"), SPAN_LIT("no-store")}};
     const struct http_answer reply = {status, headers, SG_ARRAY_LEN(headers), body};
     http_request_answer(call->http, &reply);
+}
+
+void app_admin_refuse(struct admin_call *call, int status, const char *message)
+{
+    struct buf out = BUF_INIT;
+    buf_append_lit(&out, "{\"message\":");
+    buf_append_json_string(&out, span_of(message));
+    buf_printf(&out, ",\"statusCode\":%d}", status);
+    app_admin_answer(call, status, SPAN_LIT("application/json"),
+                     buf_ok(&out) ? buf_span(&out) : SPAN_LIT("{}"));
+    buf_fini(&out);
 }
 
 static void call_release(struct admin_call *call)
@@ -132,47 +147,82 @@ static void call_release(struct admin_call *call)
         free(call);
 }
 
+static void fill_kafka(const struct app *app, struct ops_process *process)
+{
+    struct kafka_stats stats = kafka_stats(app->kafka);
+    process->kafka = true;
+    process->kafka_reachable = kafka_is_reachable(app->kafka);
+    process->kafka_records = stats.records;
+    process->kafka_delivered = stats.delivered;
+    process->kafka_not_persisted = stats.not_persisted;
+    process->kafka_uncertain = stats.uncertain;
+    process->kafka_offset_resets = stats.offset_resets;
+    process->kafka_partitions = stats.partitions;
+    process->kafka_queue_len = stats.queue_len;
+    process->kafka_fatal_errors = stats.fatal_errors;
+}
+
+/* One row for each operation that ever had a route; what its route says now, if it still has one. */
+static void fill_operations(struct app *app, struct ops_operation *operations)
+{
+    const struct exchange_plan *plan = app->plan;
+    for (size_t i = 0; i < app->shared.operation_count; i++) {
+        struct exchange_operation *operation = app->shared.operations[i];
+        operations[i].name = span_of(operation->name);
+        exchange_breaker_look(&operation->breaker, &plan->route_breaker, &operations[i].breaker);
+    }
+    for (size_t i = 0; i < plan->routes->count; i++) {
+        struct exchange_operation *operation = plan->states[i].operation;
+        struct ops_operation *row = &operations[operation->slot];
+        struct path_flag flag = exchange_route_flag(&plan->states[i]);
+        row->active = true;
+        row->parked = atomic_load_explicit(&operation->in_flight, memory_order_relaxed);
+        row->kafka_ratio = flag.mode == PATH_MODE_LEGACY  ? 0
+                           : flag.mode == PATH_MODE_SPLIT ? flag.share / 10000.0
+                                                          : 1;
+    }
+}
+
+static void answer_metrics(struct admin_call *call, const struct app_gather *gather)
+{
+    struct app *app = gather->app;
+    struct ops_operation *operations = calloc(app->shared.operation_count + 1, sizeof(*operations));
+    struct ops_process process = {
+        .connections = http_listener_connections(app->listener),
+        .log_dropped = log_dropped_total(),
+        .draining = app->phase >= APP_LEAVING,
+        .unmatched_skipped = atomic_load_explicit(&app->shared.unmatched, memory_order_relaxed),
+        .invalid_skipped = atomic_load_explicit(&app->shared.invalid, memory_order_relaxed),
+        .body_bytes = atomic_load_explicit(&app->shared.body_bytes, memory_order_relaxed),
+        .reloads_ok = app->reloads_ok,
+        .reloads_failed = app->reloads_failed,
+        .operations = operations,
+        .operation_count = operations ? app->shared.operation_count : 0,
+        .version = APP_VERSION,
+    };
+    if (operations)
+        fill_operations(app, operations);
+    if (app->kafka) {
+        fill_kafka(app, &process);
+        exchange_cluster_observe(&app->shared, app->plan);
+        exchange_breaker_look(&app->shared.cluster, &app->plan->cluster_breaker, &process.cluster_breaker);
+    }
+    struct buf out = BUF_INIT;
+    ops_render_metrics(gather->counters, &gather->gauges, &process, &out);
+    if (buf_ok(&out) && operations)
+        app_admin_answer(call, 200, SPAN_LIT("text/plain; version=0.0.4; charset=utf-8"), buf_span(&out));
+    else
+        app_admin_answer(call, 503, SPAN_LIT("text/plain"), SPAN_LIT("out of memory\n"));
+    buf_fini(&out);
+    free(operations);
+}
+
 static void on_metrics(struct app_gather *gather)
 {
     struct admin_call *call = gather->arg;
-    struct app *app = gather->app;
     call->gathering = false;
-    if (call->http) {
-        struct span *names = calloc(app->routes->count + 1, sizeof(*names));
-        for (size_t i = 0; names && i < app->routes->count; i++)
-            names[i] = app->routes->routes[i].operation_id;
-        struct ops_process process = {
-            .connections = http_listener_connections(app->listener),
-            .log_dropped = log_dropped_total(),
-            .draining = app->phase >= APP_LEAVING,
-            .unmatched_skipped = atomic_load_explicit(&app->shared.unmatched, memory_order_relaxed),
-            .invalid_skipped = atomic_load_explicit(&app->shared.invalid, memory_order_relaxed),
-            .route_names = names,
-            .route_count = names ? app->routes->count : 0,
-            .version = APP_VERSION,
-        };
-        if (app->kafka) {
-            struct kafka_stats stats = kafka_stats(app->kafka);
-            process.kafka = true;
-            process.kafka_reachable = kafka_is_reachable(app->kafka);
-            process.kafka_records = stats.records;
-            process.kafka_delivered = stats.delivered;
-            process.kafka_not_persisted = stats.not_persisted;
-            process.kafka_uncertain = stats.uncertain;
-            process.kafka_offset_resets = stats.offset_resets;
-            process.kafka_partitions = stats.partitions;
-            process.kafka_queue_len = stats.queue_len;
-            process.kafka_fatal_errors = stats.fatal_errors;
-        }
-        struct buf out = BUF_INIT;
-        ops_render_metrics(gather->counters, &gather->gauges, &process, &out);
-        if (buf_ok(&out) && names)
-            answer(call, 200, SPAN_LIT("text/plain; version=0.0.4; charset=utf-8"), buf_span(&out));
-        else
-            answer(call, 503, SPAN_LIT("text/plain"), SPAN_LIT("out of memory\n"));
-        buf_fini(&out);
-        free(names);
-    }
+    if (call->http)
+        answer_metrics(call, gather);
     app_gather_freep(&gather);
     call_release(call);
 }
@@ -182,10 +232,10 @@ static void answer_ready(struct admin_call *call)
     struct ops_check checks[3];
     size_t count = health_checks(call->app, checks);
     struct buf out = BUF_INIT;
-    bool ready = ops_render_health(checks, count, APP_VERSION,
-                                   config_is_embedded(call->app->config) && call->app->kafka, &out);
-    answer(call, ready ? 200 : 503, SPAN_LIT("application/json"),
-           buf_ok(&out) ? buf_span(&out) : SPAN_LIT("{}"));
+    bool ready =
+        ops_render_health(checks, count, APP_VERSION, config_is_embedded(app_config(call->app)), &out);
+    app_admin_answer(call, ready ? 200 : 503, SPAN_LIT("application/json"),
+                     buf_ok(&out) ? buf_span(&out) : SPAN_LIT("{}"));
     buf_fini(&out);
 }
 
@@ -207,22 +257,23 @@ static void on_end(void *user)
 {
     struct admin_call *call = user;
     struct span method = http_request_method(call->http), target = http_request_target(call->http);
+    if (app_admin_flags(call, method, target))
+        return;
     if (!span_eq(method, SPAN_LIT("GET")) && !span_eq(method, SPAN_LIT("HEAD")))
-        answer(call, 405, SPAN_LIT("application/json"),
-               SPAN_LIT("{\"message\":\"Method not allowed\",\"statusCode\":405}"));
+        app_admin_answer(call, 405, SPAN_LIT("application/json"),
+                         SPAN_LIT("{\"message\":\"Method not allowed\",\"statusCode\":405}"));
     else if (span_eq(target, SPAN_LIT("/health/live")))
-        answer(call, 200, SPAN_LIT("application/json"), SPAN_LIT("{\"status\":\"ok\"}"));
+        app_admin_answer(call, 200, SPAN_LIT("application/json"), SPAN_LIT("{\"status\":\"ok\"}"));
     else if (span_eq(target, SPAN_LIT("/health/ready")) || span_eq(target, SPAN_LIT("/health")))
         answer_ready(call);
     else if (span_eq(target, SPAN_LIT("/metrics"))) {
         call->gathering = app_gather_start(call->app, false, on_metrics, call) != NULL;
         if (!call->gathering)
-            answer(call, 503, SPAN_LIT("text/plain"), SPAN_LIT("out of memory\n"));
+            app_admin_answer(call, 503, SPAN_LIT("text/plain"), SPAN_LIT("out of memory\n"));
     } else
-        answer(
-            call, 404, SPAN_LIT("application/json"),
-            SPAN_LIT(
-                "{\"message\":\"Not found; see /health/live, /health/ready, /metrics\",\"statusCode\":404}"));
+        app_admin_answer(call, 404, SPAN_LIT("application/json"),
+                         SPAN_LIT("{\"message\":\"Not found; see /health/live, /health/ready, /metrics, "
+                                  "/admin/flags, /admin/breakers\",\"statusCode\":404}"));
 }
 
 static size_t on_body(void *user, const char *data, size_t len)

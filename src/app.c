@@ -47,7 +47,7 @@ static uint32_t connections_allowed(const struct config *config)
 
 static enum err_code start_kafka(struct app *app, struct err *err)
 {
-    const struct config *config = app->config;
+    const struct config *config = app_config(app);
     struct kafka_property *properties = calloc(config->kafka_property_count + 1, sizeof(*properties));
     struct loop **loops = calloc(app->worker_count, sizeof(struct loop *));
     void **args = calloc(app->worker_count, sizeof(void *));
@@ -64,10 +64,10 @@ static enum err_code start_kafka(struct app *app, struct err *err)
         .properties = properties,
         .property_count = config->kafka_property_count,
         .message_timeout_ms = config->kafka_message_timeout_ms,
-        .reply_topics = app->routes->reply_topics,
-        .reply_topic_count = app->routes->reply_topic_count,
-        .command_topics = app->shared.command_topics,
-        .command_topic_count = app->shared.command_topic_count,
+        .reply_topics = app->plan->routes->reply_topics,
+        .reply_topic_count = app->plan->routes->reply_topic_count,
+        .command_topics = app->plan->command_topics,
+        .command_topic_count = app->plan->command_topic_count,
         .loops = loops,
         .loop_args = args,
         .loop_count = app->worker_count,
@@ -82,15 +82,7 @@ static enum err_code start_kafka(struct app *app, struct err *err)
     free(loops);
     free(args);
     app->shared.kafka = app->kafka;
-    return app->kafka ? ERR_OK : ERR_CONFIG;
-}
-
-static bool uses_kafka(const struct app *app)
-{
-    for (size_t i = 0; i < app->routes->count; i++)
-        if (app->shared.route_states[i].mode != PATH_MODE_LEGACY)
-            return true;
-    return false;
+    return app->kafka ? exchange_plan_bind(&app->shared, app->plan) : ERR_CONFIG;
 }
 
 static uint32_t share(uint32_t total, size_t parts)
@@ -101,13 +93,19 @@ static uint32_t share(uint32_t total, size_t parts)
 
 static enum err_code make_workers(struct app *app, struct err *err)
 {
-    const struct config *config = app->config;
+    const struct config *config = app_config(app);
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     app->worker_count = config->loops ? config->loops : cores > 0 ? (size_t)cores : 1;
     if (app->worker_count > 64)
         app->worker_count = 64;
-    app->shared.max_parked_per_loop = share(config->max_parked, app->worker_count);
-    app->shared.legacy.max_connections = share(config->legacy_max_connections, app->worker_count);
+    app->shared.loop_count = app->worker_count;
+    app->shared.has_legacy = config->legacy_url != NULL;
+    app->shared.legacy = (struct legacy_settings){
+        .url = config->legacy_url,
+        .connect_timeout_ms = config->legacy_connect_timeout_ms,
+        .timeout_ms = config->legacy_timeout_ms,
+        .max_connections = share(config->legacy_max_connections, app->worker_count),
+    };
     app->workers = calloc(app->worker_count, sizeof(*app->workers));
     if (!app->workers)
         return err_set(err, ERR_NO_MEMORY, "out of memory");
@@ -122,7 +120,8 @@ static enum err_code make_workers(struct app *app, struct err *err)
         struct app_worker *worker = &app->workers[i];
         struct http_settings mine = settings;
         if (!(worker->loop = loop_new(err)) ||
-            !(worker->exchange = exchange_worker_new(&app->shared, worker->loop, (unsigned)i, err)))
+            !(worker->exchange =
+                  exchange_worker_new(&app->shared, app->plan, worker->loop, (unsigned)i, err)))
             return ERR_INTERNAL;
         mine.handler.arg = worker->exchange;
         if (!(worker->front = http_front_new(worker->loop, app->listener, &mine, err)))
@@ -161,7 +160,7 @@ static void say_listening(const struct app *app)
     log_str(&line, "listen", http_listener_address(app->listener));
     log_str(&line, "admin", http_listener_address(app->admin_listener));
     log_u64(&line, "loops", app->worker_count);
-    log_u64(&line, "routes", app->routes->count);
+    log_u64(&line, "routes", app->plan->routes->count);
     log_end(&line);
     if (!app->kafka || !kafka_embedded_bootstrap(app->kafka))
         return;
@@ -180,31 +179,10 @@ static void set_phase(struct app *app, enum app_phase phase, const char *msg)
     struct log_line line;
     log_begin(&line, LOG_INFO, msg);
     if (phase == APP_SERVING && app->kafka) {
-        const char *closed = NULL;
-        for (size_t i = 0; i < app->routes->count && !closed; i++)
-            if (app->shared.route_states[i].mode != PATH_MODE_LEGACY)
-                closed = exchange_route_closed(&app->shared, &app->routes->routes[i]);
+        const char *closed = app_closed_route(app, false);
         log_str(&line, "kafka", closed ? closed : "open");
     }
     log_end(&line);
-}
-
-static bool all_open(const struct app *app)
-{
-    for (size_t i = 0; i < app->routes->count; i++)
-        if (app->shared.route_states[i].mode != PATH_MODE_LEGACY &&
-            exchange_route_closed(&app->shared, &app->routes->routes[i]))
-            return false;
-    return true;
-}
-
-static bool only_open(const struct app *app)
-{
-    for (size_t i = 0; i < app->routes->count; i++)
-        if (app->shared.route_states[i].mode == PATH_MODE_ONLY &&
-            exchange_route_closed(&app->shared, &app->routes->routes[i]))
-            return false;
-    return true;
 }
 
 static void on_counted(struct app_gather *gather)
@@ -212,7 +190,7 @@ static void on_counted(struct app_gather *gather)
     struct app *app = gather->app;
     uint64_t active = gather->gauges.active_requests;
     uint64_t waited_ns = loop_now_ns(app->loop) - app->phase_ns;
-    bool over = app->hurry || waited_ns >= (uint64_t)app->config->shutdown_timeout_ms * SG_NSEC_PER_MSEC;
+    bool over = app->hurry || waited_ns >= (uint64_t)app_config(app)->shutdown_timeout_ms * SG_NSEC_PER_MSEC;
     if (over && !app->abandoned && active) {
         struct log_line line;
         log_begin(&line, LOG_WARN, "requests under way are ended");
@@ -237,7 +215,7 @@ static void drain_step(struct app *app)
     if (app->counting)
         return;
     uint64_t waited_ns = loop_now_ns(app->loop) - app->phase_ns;
-    bool over = app->hurry || waited_ns >= (uint64_t)app->config->shutdown_timeout_ms * SG_NSEC_PER_MSEC;
+    bool over = app->hurry || waited_ns >= (uint64_t)app_config(app)->shutdown_timeout_ms * SG_NSEC_PER_MSEC;
     app->counting = app_gather_start(app, over && !app->abandoned, on_counted, NULL) != NULL;
 }
 
@@ -277,15 +255,18 @@ static void on_tick(struct loop_timer *timer)
     uint64_t now_ns = loop_now_ns(app->loop), in_phase_ns = now_ns - app->phase_ns, wait_ns = TICK_NS;
     switch (app->phase) {
     case APP_STARTING:
-        if (all_open(app) || (in_phase_ns >= START_GRACE_NS && only_open(app)))
+        if (!app_closed_route(app, false) || (in_phase_ns >= START_GRACE_NS && !app_closed_route(app, true)))
             set_phase(app, APP_SERVING, "ready");
         break;
     case APP_SERVING:
+        exchange_cluster_observe(&app->shared, app->plan);
+        if (app_reload_step(app))
+            break;
         app_reload_keys(app);
         wait_ns = KEYS_CHECK_NS;
         break;
     case APP_LEAVING:
-        if (app->hurry || in_phase_ns >= (uint64_t)app->config->shutdown_delay_ms * SG_NSEC_PER_MSEC) {
+        if (app->hurry || in_phase_ns >= (uint64_t)app_config(app)->shutdown_delay_ms * SG_NSEC_PER_MSEC) {
             http_listener_close(app->listener);
             set_phase(app, APP_DRAINING, "draining");
         }
@@ -304,8 +285,12 @@ static void on_signal(struct loop_io *io, uint32_t events)
     (void)events;
     struct app *app = SG_CONTAINER_OF(io, struct app, signal_io);
     struct signalfd_siginfo info;
-    while (read(io->fd, &info, sizeof(info)) == (ssize_t)sizeof(info))
-        leave(app);
+    while (read(io->fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
+        if (info.ssi_signo != SIGHUP)
+            leave(app);
+        else if (app->phase <= APP_SERVING)
+            app_reload(app);
+    }
     (void)!loop_timer_set(app->loop, &app->tick, loop_now_ns(app->loop));
 }
 
@@ -315,6 +300,7 @@ static enum err_code make_main_loop(struct app *app, struct err *err)
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGHUP);
     app->signal_io.fd = signalfd(-1, &signals, SFD_NONBLOCK | SFD_CLOEXEC);
     app->signal_io.on_ready = on_signal;
     app->tick.on_timer = on_tick;
@@ -336,7 +322,7 @@ static enum err_code make_main_loop(struct app *app, struct err *err)
 
 static enum err_code start(struct app *app, struct err *err)
 {
-    const struct config *config = app->config;
+    const struct config *config = app_config(app);
     if (legacy_global_init() != ERR_OK || await_instance_new(&app->shared.instance) != ERR_OK)
         return err_set(err, ERR_INTERNAL, "cannot initialise libcurl or read random bytes");
     if (!(app->loop = loop_new(err)) ||
@@ -344,7 +330,7 @@ static enum err_code start(struct app *app, struct err *err)
         !(app->admin_listener = http_listener_new(config->admin_listen.text, 64, err)))
         return ERR_CONFIG;
     enum err_code code = make_workers(app, err);
-    if (code == ERR_OK && uses_kafka(app))
+    if (code == ERR_OK && config->kafka_brokers)
         code = start_kafka(app, err);
     if (code == ERR_OK)
         code = make_main_loop(app, err);
@@ -396,22 +382,23 @@ static void block_signals(void)
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &signals, NULL); /* before any thread: they inherit it */
     signal(SIGPIPE, SIG_IGN);
-    signal(SIGHUP, SIG_IGN);
 }
 
-int app_serve(const struct config *config, const char *config_file)
+int app_serve(struct config *config, const char *config_file)
 {
-    struct app app = {.config = config, .config_file = config_file};
+    struct app app = {.config_file = config_file};
     struct err err = {ERR_OK, ""};
     struct log_line line;
     block_signals();
     if (log_start(STDERR_FILENO, config->log_level) != ERR_OK) {
         fprintf(stderr, "syncgate: cannot start the log thread\n");
+        config_freep(&config);
         return 1;
     }
-    enum err_code code = app_load(&app, &err);
+    enum err_code code = app_load(&app, config, &err);
     if (code == ERR_OK)
         code = start(&app, &err);
     if (code == ERR_OK) {

@@ -1,97 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Loading: routes, flags, keys, and the checks across settings that no single room can make. */
-#include <stdio.h>
-#include <sys/stat.h>
-
 #include "app.h"
-
-static const char *feature_value(const struct config *config, struct span operation, struct buf *name)
-{
-    buf_clear(name);
-    config_operation_name(operation, name);
-    for (size_t i = 0; i < config->feature_count; i++)
-        if (span_eq(span_of(config->features[i].operation), buf_span(name)))
-            return config->features[i].value;
-    return NULL;
-}
-
-/* Every FEATURE_KAFKA_EVENTS_<OPERATION> must name a route. */
-static enum err_code check_feature_names(const struct app *app, struct buf *name, struct err *err)
-{
-    for (size_t f = 0; f < app->config->feature_count; f++) {
-        bool found = false;
-        for (size_t i = 0; i < app->routes->count && !found; i++) {
-            buf_clear(name);
-            config_operation_name(app->routes->routes[i].operation_id, name);
-            found = span_eq(buf_span(name), span_of(app->config->features[f].operation));
-        }
-        if (!found)
-            return err_set(err, ERR_CONFIG,
-                           "FEATURE_KAFKA_EVENTS_%s: no route has this operationId (see syncgate routes)",
-                           app->config->features[f].operation);
-    }
-    return ERR_OK;
-}
-
-/* A flag's value, named where it was written: in the environment, which beats the file, or else in the file. */
-static enum err_code parse_flag(const struct app *app, const char *variable, const char *value,
-                                enum path_mode *ret_mode, struct err *err)
-{
-    char where[400];
-    if (getenv(variable) || !app->config_file)
-        snprintf(where, sizeof(where), "%s", variable);
-    else
-        snprintf(where, sizeof(where), "%s: $.feature (%s)", app->config_file, variable);
-    struct path_flag flag;
-    enum err_code code = path_flag_parse(span_of(value), where, &flag, err);
-    if (code == ERR_OK && flag.mode == PATH_MODE_SPLIT) /* a route's state holds no share to split by */
-        return err_set(err, ERR_CONFIG, "%s: '%s': this version cannot split", where, value);
-    if (code == ERR_OK)
-        *ret_mode = flag.mode;
-    return code;
-}
-
-static enum err_code parse_modes(const struct app *app, enum path_mode *modes, struct err *err)
-{
-    enum path_mode common = PATH_MODE_LEGACY;
-    struct buf name = BUF_INIT;
-    enum err_code code =
-        parse_flag(app, "FEATURE_KAFKA_EVENTS", app->config->feature_kafka_events, &common, err);
-    for (size_t i = 0; code == ERR_OK && i < app->routes->count; i++) {
-        const char *value = feature_value(app->config, app->routes->routes[i].operation_id, &name);
-        char variable[160];
-        snprintf(variable, sizeof(variable), "FEATURE_KAFKA_EVENTS_%.*s", (int)name.len,
-                 name.ptr ? name.ptr : "");
-        modes[i] = common;
-        if (value)
-            code = parse_flag(app, variable, value, &modes[i], err);
-    }
-    if (code == ERR_OK)
-        code = check_feature_names(app, &name, err);
-    buf_fini(&name);
-    return code;
-}
 
 struct needs {
     bool kafka, legacy, keys;
     const struct route *legacy_for, *keys_for, *kafka_for;
 };
 
-static struct needs needs_of(const struct app *app)
+static struct needs needs_of(const struct route_table *routes, const struct path_flag *flags)
 {
     struct needs needs = {0};
-    for (size_t i = 0; i < app->routes->count; i++) {
-        const struct route *route = &app->routes->routes[i];
-        enum path_mode mode = app->shared.route_states[i].mode;
-        if (mode != PATH_MODE_ONLY && !needs.legacy) {
+    for (size_t i = 0; i < routes->count; i++) {
+        const struct route *route = &routes->routes[i];
+        bool kafka = path_flag_needs_kafka(&flags[i]);
+        if (path_flag_has_legacy(&flags[i]) && !needs.legacy) {
             needs.legacy = true;
             needs.legacy_for = route;
         }
-        if (mode != PATH_MODE_LEGACY && !needs.kafka) {
+        if (kafka && !needs.kafka) {
             needs.kafka = true;
             needs.kafka_for = route;
         }
-        if (mode != PATH_MODE_LEGACY && route->auth_required && !needs.keys) {
+        if (kafka && route->auth_required && !needs.keys) {
             needs.keys = true;
             needs.keys_for = route;
         }
@@ -99,9 +29,8 @@ static struct needs needs_of(const struct app *app)
     return needs;
 }
 
-static enum err_code check_needs(const struct app *app, const struct needs *needs, struct err *err)
+static enum err_code check_needs(const struct config *config, const struct needs *needs, struct err *err)
 {
-    const struct config *config = app->config;
     if (needs->kafka && !config->kafka_brokers)
         return err_set(err, ERR_CONFIG,
                        "KAFKA_BROKERS is not set, but route %.*s takes the Kafka path: expected a list of "
@@ -126,29 +55,31 @@ static enum err_code check_needs(const struct app *app, const struct needs *need
 }
 
 /* No zombie commands: a message that librdkafka still holds must be given up before its request is. */
-static enum err_code check_timeouts(const struct app *app, struct err *err)
+static enum err_code check_timeouts(const struct config *config, const struct route_table *routes,
+                                    const struct path_flag *flags, struct err *err)
 {
-    for (size_t i = 0; i < app->routes->count; i++) {
-        const struct route *route = &app->routes->routes[i];
-        if (app->shared.route_states[i].mode != PATH_MODE_LEGACY &&
-            route->timeout_ms <= app->config->kafka_message_timeout_ms + 1000)
+    for (size_t i = 0; i < routes->count; i++) {
+        const struct route *route = &routes->routes[i];
+        if (path_flag_needs_kafka(&flags[i]) && route->timeout_ms <= config->kafka_message_timeout_ms + 1000)
             return err_set(err, ERR_CONFIG,
                            "%s: $.timeoutMs: %u is too short: it must exceed KAFKA_MESSAGE_TIMEOUT (%u ms) "
                            "by more than 1000 ms",
-                           route->file, route->timeout_ms, app->config->kafka_message_timeout_ms);
+                           route->file, route->timeout_ms, config->kafka_message_timeout_ms);
     }
     return ERR_OK;
 }
 
-/* ---- keys ---- */
-
-static int64_t mtime_ns(const char *path)
+enum err_code app_check(const struct config *config, const struct route_table *routes,
+                        const struct path_flag *flags, struct err *err)
 {
-    struct stat st;
-    return stat(path, &st) == 0 ? (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec : 0;
+    struct needs needs = needs_of(routes, flags);
+    enum err_code code = check_needs(config, &needs, err);
+    return code == ERR_OK ? check_timeouts(config, routes, flags, err) : code;
 }
 
-static struct auth_keys *load_keys(const struct config *config, struct err *err)
+/* ---- keys ---- */
+
+struct auth_keys *app_load_keys(const struct config *config, struct err *err)
 {
     const struct auth_settings settings = {
         .jwks_path = config->auth_jwks,
@@ -159,6 +90,9 @@ static struct auth_keys *load_keys(const struct config *config, struct err *err)
         .algorithms = config->auth_algorithms,
         .require_exp = config->auth_require_exp,
     };
+    err->code = ERR_OK;
+    if (!config->auth_jwks && !config->auth_hs256_secret && !config->auth_public_key)
+        return NULL;
     if (config->auth_jwks &&
         (strncmp(config->auth_jwks, "http://", 7) == 0 || strncmp(config->auth_jwks, "https://", 8) == 0)) {
         err_set(err, ERR_CONFIG,
@@ -168,102 +102,45 @@ static struct auth_keys *load_keys(const struct config *config, struct err *err)
     return auth_keys_load(&settings, err);
 }
 
-struct new_keys {
-    struct loop_msg msg;
-    struct exchange_worker *worker;
-    struct auth_keys *keys; /* a reference */
-};
-
-/* Thread: the worker's loop. */
-static void on_new_keys(struct loop_msg *msg)
-{
-    struct new_keys *news = SG_CONTAINER_OF(msg, struct new_keys, msg);
-    exchange_worker_set_keys(news->worker, news->keys);
-    auth_keys_unrefp(&news->keys);
-    free(news);
-}
-
-void app_reload_keys(struct app *app)
-{
-    const char *path = app->config->auth_jwks;
-    int64_t now = path && app->keys ? mtime_ns(path) : app->keys_mtime_ns;
-    if (now == app->keys_mtime_ns || now == 0)
-        return;
-    app->keys_mtime_ns = now;
-    struct err err;
-    struct log_line line;
-    struct auth_keys *keys = load_keys(app->config, &err);
-    log_begin(&line, keys ? LOG_INFO : LOG_ERROR,
-              keys ? "keys reloaded" : "keys not reloaded, the old ones stay");
-    log_str(&line, "file", path);
-    log_str(&line, "error", keys ? NULL : err.text);
-    log_end(&line);
-    if (!keys)
-        return;
-    for (size_t i = 0; i < app->worker_count; i++) {
-        struct new_keys *news = malloc(sizeof(*news));
-        if (!news)
-            continue; /* this loop keeps the old keys until the file changes again */
-        *news = (struct new_keys){{.on_msg = on_new_keys}, app->workers[i].exchange, auth_keys_ref(keys)};
-        loop_post(app->workers[i].loop, &news->msg);
-    }
-    auth_keys_unrefp(&app->keys);
-    app->keys = keys;
-}
-
 /* ---- all of it ---- */
 
-static bool trusts(const void *arg, const struct sockaddr *peer)
+struct exchange_plan *app_make_plan(struct app *app, struct config *config, struct err *err)
 {
-    return config_trusts(arg, peer);
+    struct exchange_plan *plan = NULL;
+    struct route_table *routes = route_table_load(config->routes, config->openapi, err);
+    struct path_flag *flags = routes ? calloc(routes->count + 1, sizeof(*flags)) : NULL;
+    if (routes && !flags)
+        err_set(err, ERR_NO_MEMORY, "out of memory");
+    if (flags && app_flags_values(app, config, routes, flags, err) == ERR_OK)
+        plan = exchange_plan_new(&app->shared, config, routes, flags, err); /* takes both */
+    else {
+        route_table_freep(&routes);
+        config_freep(&config);
+    }
+    free(flags);
+    return plan;
 }
 
-static enum err_code load_shared(struct app *app, struct needs *ret_needs, struct err *err)
+enum err_code app_load(struct app *app, struct config *config, struct err *err)
 {
-    const struct config *config = app->config;
-    enum path_mode *modes = calloc(app->routes->count + 1, sizeof(*modes));
-    enum err_code code = modes ? parse_modes(app, modes, err) : err_set(err, ERR_NO_MEMORY, "out of memory");
-    if (code == ERR_OK && exchange_shared_init(&app->shared, app->routes, modes) != ERR_OK)
-        code = err_set(err, ERR_NO_MEMORY, "out of memory");
-    free(modes);
-    if (code != ERR_OK)
-        return code;
-    *ret_needs = needs_of(app);
-    app->shared.trusts = trusts;
-    app->shared.trusts_arg = config;
-    app->shared.auth_cache_max = config->auth_cache_size;
-    app->shared.has_legacy = config->legacy_url != NULL;
-    app->shared.legacy = (struct legacy_settings){
-        .url = config->legacy_url,
-        .connect_timeout_ms = config->legacy_connect_timeout_ms,
-        .timeout_ms = config->legacy_timeout_ms,
-    };
-    return ERR_OK;
-}
-
-enum err_code app_load(struct app *app, struct err *err)
-{
-    struct needs needs = {0};
-    app->routes = route_table_load(app->config->routes, app->config->openapi, err);
-    if (!app->routes)
+    if (exchange_shared_init(&app->shared) != ERR_OK) {
+        config_freep(&config);
+        return err_set(err, ERR_NO_MEMORY, "out of memory");
+    }
+    app->plan = app_make_plan(app, config, err);
+    if (!app->plan)
         return ERR_CONFIG;
-    enum err_code code = load_shared(app, &needs, err);
-    if (code == ERR_OK)
-        code = check_needs(app, &needs, err);
-    if (code == ERR_OK)
-        code = check_timeouts(app, err);
-    if (code != ERR_OK ||
-        !(app->config->auth_jwks || app->config->auth_hs256_secret || app->config->auth_public_key))
-        return code;
-    app->keys_mtime_ns = app->config->auth_jwks ? mtime_ns(app->config->auth_jwks) : 0;
-    app->keys = load_keys(app->config, err);
+    app->keys_mtime_ns = app_keys_mtime_ns(app_config(app));
+    app->keys = app_load_keys(app_config(app), err);
     app->shared.auth_keys = app->keys;
-    return app->keys ? ERR_OK : ERR_CONFIG;
+    return app->keys || err->code == ERR_OK ? ERR_OK : ERR_CONFIG;
 }
 
 void app_unload(struct app *app)
 {
+    app_reload_drop(app);
+    app_flags_fini(app);
+    exchange_plan_unrefp(&app->shared, &app->plan);
     exchange_shared_fini(&app->shared);
     auth_keys_unrefp(&app->keys);
-    route_table_freep(&app->routes);
 }

@@ -29,21 +29,22 @@ static void print_routes(const struct app *app)
     column(SPAN_LIT("PATH"), 32);
     column(SPAN_LIT("OPERATION"), 18);
     column(SPAN_LIT("PATHMODE"), 8);
-    column(SPAN_LIT("FLAG"), 8);
+    column(SPAN_LIT("FLAG"), 11);
     column(SPAN_LIT("COMMAND"), 24);
     column(SPAN_LIT("TOPIC"), 22);
     column(SPAN_LIT("TIMEOUT"), 8);
     printf("REPLIES\n");
-    for (size_t i = 0; i < app->routes->count; i++) {
-        const struct route *route = &app->routes->routes[i];
+    for (size_t i = 0; i < app->plan->routes->count; i++) {
+        const struct route *route = &app->plan->routes->routes[i];
         char timeout[16], flag[PATH_FLAG_TEXT_LEN + 1];
-        path_flag_format(&(struct path_flag){.mode = app->shared.route_states[i].mode}, flag);
+        struct path_flag value = exchange_route_flag(&app->plan->states[i]);
+        path_flag_format(&value, flag);
         snprintf(timeout, sizeof(timeout), "%ums", route->timeout_ms);
         column(route->method, 7);
         column(route->path, 32);
         column(route->operation_id, 18);
         column(route->case_sensitive ? SPAN_LIT("exact") : SPAN_LIT("express"), 8);
-        column(span_of(flag), 8);
+        column(span_of(flag), 11);
         column(route->command.event_type, 24);
         column(route->command.topic, 22);
         column(span_of(timeout), 8);
@@ -56,23 +57,24 @@ static void print_routes(const struct app *app)
             if (!seen)
                 printf("%s%.*s@%s", r ? "," : "", (int)rule->event_type.len,
                        rule->event_type.ptr ? rule->event_type.ptr : "*",
-                       app->shared.reply_topic_names[rule->topic]);
+                       app->plan->reply_topic_names[rule->topic]);
         }
         printf("\n");
     }
 }
 
-static int run_offline(const struct config *config, const char *file, bool routes)
+/* Takes config. */
+static int run_offline(struct config *config, const char *file, bool routes)
 {
-    struct app app = {.config = config, .config_file = file};
+    struct app app = {.config_file = file};
     struct err err = {ERR_OK, ""};
-    enum err_code code = app_load(&app, &err);
+    enum err_code code = app_load(&app, config, &err);
     if (code != ERR_OK)
         fprintf(stderr, "syncgate: %s\n", err.text);
     else if (routes)
         print_routes(&app);
     else
-        printf("ok: %zu routes\n", app.routes->count);
+        printf("ok: %zu routes\n", app.plan->routes->count);
     app_unload(&app);
     return code == ERR_OK ? 0 : 1;
 }
@@ -114,7 +116,5 @@ int main(int argc, char **argv)
         fprintf(stderr, "syncgate: %s\n", err.text);
         return 1;
     }
-    int rc = serve ? app_serve(config, file) : run_offline(config, file, routes);
-    config_freep(&config);
-    return rc;
+    return serve ? app_serve(config, file) : run_offline(config, file, routes);
 }

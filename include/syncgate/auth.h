@@ -65,6 +65,11 @@ void auth_set_keys(struct auth *auth, struct auth_keys *keys);
  * seconds. Thread: loop. */
 enum err_code auth_verify(struct auth *auth, struct span authorization, int64_t now_s,
                           struct auth_principal **ret_principal, const char **ret_reason) SG_NODISCARD;
+/* The subject that a token claims, without any check of its signature or time: to keep a user on one path, never for a right.
+ * Appends `sub` to ret_subject; false if there is none (then ret_subject may hold anything). doc and scratch are
+ * working memory. Thread: loop. */
+bool auth_peek_subject(struct span authorization, struct json_doc *doc, struct buf *scratch,
+                       struct buf *ret_subject);
 struct auth_stats {
     uint64_t cache_hits, verified, refused;
 };

@@ -45,6 +45,7 @@ struct config_cidr {
 /* Optional texts are NULL when not set. All owned by the struct. */
 struct config {
     struct config_address listen, admin_listen;
+    char *admin_tokens; /* secret; optional: name:token, ... */
     char *routes;
     char *openapi;
     enum config_env env;
@@ -52,6 +53,8 @@ struct config {
     enum log_level log_level;
     uint32_t max_connections;
     uint32_t max_parked;
+    uint32_t max_parked_per_route;
+    uint32_t body_memory;       /* bytes */
     uint32_t body_limit;        /* bytes */
     uint32_t connection_memory; /* bytes */
     uint32_t idle_timeout_ms;
@@ -62,14 +65,26 @@ struct config {
     struct config_property *kafka_properties; /* sorted by name, each name once */
     size_t kafka_property_count;
 
+    bool breaker;
+    uint32_t breaker_window_ms;
+    uint32_t breaker_min_calls;
+    uint32_t breaker_produce_failures, breaker_timeouts, breaker_cluster_failures; /* percent; 0: off */
+    uint32_t breaker_open_ms, breaker_open_max_ms;
+    uint32_t breaker_probes;
+
     char *legacy_url; /* optional; http:// or https:// */
     uint32_t legacy_timeout_ms;
     uint32_t legacy_connect_timeout_ms;
     uint32_t legacy_max_connections;
+    uint32_t legacy_max_requests;
 
     char *feature_kafka_events;
     struct config_feature *features; /* sorted by operation, each once */
     size_t feature_count;
+    char *feature_file;      /* optional; read into: */
+    char *file_kafka_events; /* NULL: the file has no common value */
+    struct config_feature *file_features;
+    size_t file_feature_count;
 
     /* At most one of these three is set. */
     char *auth_jwks;         /* path or http(s) URL */
@@ -93,6 +108,10 @@ struct config {
  * found (never a secret's value) and what was expected. Unknown keys and unknown variables of our prefixes
  * are errors. Thread: any. */
 struct config *config_load(const char *file, char *const *environ, struct err *err);
+/* The same for a running process. Settings that need a restart keep the value in `running`; the names of those that would have
+ * changed are appended to ret_kept, separated by ", ". Thread: any. */
+struct config *config_reload(const char *file, char *const *environ, const struct config *running,
+                             struct buf *ret_kept, struct err *err);
 /* NULL-safe. Secrets are wiped before their memory is given back. */
 void config_freep(struct config **config);
 
@@ -103,6 +122,9 @@ static inline bool config_is_embedded(const struct config *config)
 /* True if `peer` (AF_INET or AF_INET6; IPv4-mapped counts as IPv4) lies in one of the TRUSTED_PROXIES.
  * Thread: any. */
 bool config_trusts(const struct config *config, const struct sockaddr *peer);
+
+/* Walks over SYNCGATE_ADMIN_TOKENS: *rest begins at config->admin_tokens (NULL is fine). False at the end. */
+bool config_next_admin_token(const char **rest, struct span *ret_name, struct span *ret_token);
 
 /* The operationId as FEATURE_KAFKA_EVENTS_<OPERATION> and feature.operations spell it: bindDeviceQr ->
  * BIND_DEVICE_QR, getURLList -> GET_URL_LIST; what is neither letter nor digit becomes '_'. Appends to `out`.

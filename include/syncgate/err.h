@@ -32,6 +32,8 @@
     X(ERR_KAFKA_UNAVAILABLE, "KAFKA_UNAVAILABLE", 503, true, true, "kafka_unavailable")                  \
     X(ERR_KAFKA_QUEUE_FULL, "KAFKA_UNAVAILABLE", 503, true, true, "queue_full")                          \
     X(ERR_KAFKA_NOT_PERSISTED, "KAFKA_UNAVAILABLE", 503, true, true, "not_persisted")                    \
+    /* the broker refuses this topic: missing, not authorized */                                         \
+    X(ERR_KAFKA_TOPIC, "KAFKA_UNAVAILABLE", 503, true, true, "topic_refused")                            \
     X(ERR_KAFKA_UNCERTAIN, "REPLY_TIMEOUT", 504, false, true, "uncertain")                               \
     X(ERR_KAFKA_TOO_LARGE, "KAFKA_UNAVAILABLE", 503, false, false, "message_too_large")                  \
     X(ERR_REPLY_TIMEOUT, "REPLY_TIMEOUT", 504, false, true, "reply_timeout")                             \

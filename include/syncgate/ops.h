@@ -26,12 +26,14 @@ const char *ops_reply_name(enum ops_reply reply);
 
 struct ops_counters;
 
-/* route_count: routes of the table; requests without a route are counted under the label "none". Returns owned or NULL. */
+/* route_count: rows for routes; requests without a route are counted under the label "none". Returns owned or NULL. */
 struct ops_counters *ops_counters_new(size_t route_count);
+/* More rows, after a reload brought routes; what was counted stays. ERR_OK or ERR_NO_MEMORY (nothing changed). */
+enum err_code ops_counters_grow(struct ops_counters *counters, size_t route_count) SG_NODISCARD;
 void ops_counters_freep(struct ops_counters **counters);
 
 /* ---- counting. Thread: the owner's ---- */
-#define OPS_NO_ROUTE UINT32_MAX
+#define OPS_NO_ROUTE UINT32_MAX /* as is any route beyond the rows */
 void ops_count_request(struct ops_counters *counters, uint32_t route, enum path_taken path, int status,
                        uint64_t duration_ns);
 void ops_count_fallback(struct ops_counters *counters, enum path_fallback reason);
@@ -45,9 +47,18 @@ struct ops_gauges {
     uint64_t wins[AWAIT_WINNER_COUNT];
     uint64_t auth_hits, auth_verified, auth_refused;
 };
-/* Adds src to dst (same route count). Thread: whoever owns both at that moment. */
+/* Adds src to dst, which grows as needed. Thread: whoever owns both at that moment. */
 enum err_code ops_counters_add(struct ops_counters *dst, const struct ops_counters *src) SG_NODISCARD;
 void ops_gauges_add(struct ops_gauges *dst, const struct ops_gauges *src);
+
+/* An operation that has a route, or had one before a reload: its counters stay. */
+struct ops_operation {
+    struct span name;
+    bool active; /* it has a route now */
+    uint64_t parked;
+    double kafka_ratio; /* of users, by its flag: 0..1 */
+    struct path_breaker_view breaker;
+};
 
 /* Process-wide values beside the loops'. */
 struct ops_process {
@@ -58,8 +69,11 @@ struct ops_process {
     uint64_t kafka_partitions, kafka_queue_len, kafka_fatal_errors;
     uint64_t unmatched_skipped; /* replies that the reader thread dismissed by their id */
     uint64_t invalid_skipped;   /* and those without a usable header that are not JSON */
-    const struct span *route_names;
-    size_t route_count;
+    uint64_t body_bytes;
+    uint64_t reloads_ok, reloads_failed;
+    struct path_breaker_view cluster_breaker;
+    const struct ops_operation *operations; /* rows of the counters */
+    size_t operation_count;
     const char *version;
 };
 /* Appends the Prometheus text exposition (version 0.0.4). */

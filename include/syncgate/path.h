@@ -161,6 +161,12 @@ void path_breaker_trip(struct path_breaker *breaker, const struct path_breaker_s
  * nothing when not open. */
 void path_breaker_hurry(struct path_breaker *breaker, uint64_t now_ns);
 
+/* Changes of state so far: a cheap way to see whether there is something to tell. */
+static inline uint32_t path_breaker_changes(const struct path_breaker *breaker)
+{
+    return breaker->epoch;
+}
+
 struct path_breaker_view {
     enum path_breaker_state state;
     enum path_breaker_reason reason;

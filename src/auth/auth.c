@@ -10,6 +10,7 @@
 
 #define TOKEN_LEN_MAX    16384
 #define HEADER_NODES_MAX 256
+#define PEEK_NODES_MAX   4096
 
 struct auth {
     struct auth_keys *keys; /* a reference */
@@ -208,4 +209,27 @@ enum err_code auth_verify(struct auth *auth, struct span authorization, int64_t 
     if (ret_reason)
         *ret_reason = code == ERR_UNAUTHORIZED ? reason : NULL;
     return code;
+}
+
+bool auth_peek_subject(struct span authorization, struct json_doc *doc, struct buf *scratch,
+                       struct buf *ret_subject)
+{
+    struct span text;
+    struct token token;
+    if (!authorization.ptr || !bearer_token(authorization, &text) || text.len > TOKEN_LEN_MAX ||
+        !token_split(text, &token))
+        return false;
+    buf_clear(scratch);
+    if (!buf_reserve(scratch, token.payload.len + 2) ||
+        !base64url_decode(token.payload, (unsigned char *)scratch->ptr, &scratch->len) ||
+        json_parse(doc, buf_span(scratch), PEEK_NODES_MAX) != ERR_OK)
+        return false;
+    const struct json_node *root = json_root(doc);
+    const struct json_node *sub = root->type == JSON_OBJECT ? json_get(doc, root, SPAN_LIT("sub")) : NULL;
+    if (!sub || sub->type != JSON_STRING)
+        return false;
+    struct span subject = json_string(doc, sub, ret_subject);
+    if (!sub->escaped) /* else it has been decoded there already */
+        buf_append_span(ret_subject, subject);
+    return subject.ptr && subject.len > 0 && buf_ok(ret_subject);
 }

@@ -9,6 +9,8 @@
 
 #include "loader.h"
 
+#define ADMIN_TOKEN_MIN 16u
+
 /* ---- life ---- */
 
 static void free_secret(char *text)
@@ -16,6 +18,15 @@ static void free_secret(char *text)
     if (text)
         explicit_bzero(text, strlen(text));
     free(text);
+}
+
+static void free_features(struct config_feature *features, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        free(features[i].operation);
+        free(features[i].value);
+    }
+    free(features);
 }
 
 void config_freep(struct config **config_ptr)
@@ -33,11 +44,9 @@ void config_freep(struct config **config_ptr)
         free_secret(config->kafka_properties[i].value);
     }
     free(config->kafka_properties);
-    for (size_t i = 0; i < config->feature_count; i++) {
-        free(config->features[i].operation);
-        free(config->features[i].value);
-    }
-    free(config->features);
+    free_features(config->features, config->feature_count);
+    free_features(config->file_features, config->file_feature_count);
+    free(config->file_kafka_events);
     free(config->trusted_proxies);
     free(config);
 }
@@ -135,8 +144,8 @@ enum err_code loader_set_property(struct loader *loader, const char *place, cons
     return ERR_OK;
 }
 
-enum err_code loader_set_feature(struct loader *loader, const char *place, const char *operation,
-                                 const char *value)
+enum err_code feature_set(struct loader *loader, struct config_feature **list, size_t *count,
+                          const char *place, const char *operation, const char *value)
 {
     char shown[SHOWN_MAX];
     size_t len = strlen(value);
@@ -145,30 +154,36 @@ enum err_code loader_set_feature(struct loader *loader, const char *place, const
         return err_set(loader->err, ERR_CONFIG, "%s: expected a flag's value, such as true or only, found %s",
                        place, shown);
     }
-    struct config *config = loader->config;
     size_t i = 0;
-    while (i < config->feature_count && strcmp(config->features[i].operation, operation) != 0)
+    while (i < *count && strcmp((*list)[i].operation, operation) != 0)
         i++;
     char *value_copy = strdup(value);
     if (!value_copy)
         return loader_no_memory(loader);
-    if (i < config->feature_count) {
-        free(config->features[i].value);
-        config->features[i].value = value_copy;
+    if (i < *count) {
+        free((*list)[i].value);
+        (*list)[i].value = value_copy;
         return ERR_OK;
     }
-    struct config_feature *more = realloc(config->features, (i + 1) * sizeof(*more));
+    struct config_feature *more = realloc(*list, (i + 1) * sizeof(*more));
     char *operation_copy = strdup(operation);
     if (more)
-        config->features = more;
+        *list = more;
     if (!more || !operation_copy) {
         free(value_copy);
         free(operation_copy);
         return loader_no_memory(loader);
     }
     more[i] = (struct config_feature){operation_copy, value_copy};
-    config->feature_count++;
+    ++*count;
     return ERR_OK;
+}
+
+enum err_code loader_set_feature(struct loader *loader, const char *place, const char *operation,
+                                 const char *value)
+{
+    struct config *config = loader->config;
+    return feature_set(loader, &config->features, &config->feature_count, place, operation, value);
 }
 
 enum err_code loader_read_secret(struct loader *loader, const char *place, const char *path,
@@ -237,8 +252,44 @@ static const char *place_of(const struct loader *loader, const char *env)
     return env;
 }
 
+bool config_next_admin_token(const char **rest, struct span *ret_name, struct span *ret_token)
+{
+    const char *at = *rest;
+    if (!at || !*at)
+        return false;
+    size_t len = strcspn(at, ",");
+    struct span pair = span_trim((struct span){at, len});
+    const char *colon = pair.len ? memchr(pair.ptr, ':', pair.len) : NULL;
+    *ret_name = (struct span){pair.ptr, colon ? (size_t)(colon - pair.ptr) : pair.len};
+    *ret_token = colon ? (struct span){colon + 1, pair.len - ret_name->len - 1} : (struct span){NULL, 0};
+    *rest = at + len + (at[len] == ',');
+    return true;
+}
+
+static enum err_code check_admin_tokens(struct loader *loader)
+{
+    const char *rest = loader->config->admin_tokens;
+    struct span name, token;
+    for (unsigned number = 1; config_next_admin_token(&rest, &name, &token); number++) {
+        bool ok = name.len > 0 && token.len >= ADMIN_TOKEN_MIN;
+        for (size_t i = 0; i < name.len; i++)
+            ok &= isalnum((unsigned char)name.ptr[i]) || strchr("._@-", name.ptr[i]) != NULL;
+        for (size_t i = 0; i < token.len; i++)
+            ok &= token.ptr[i] > ' ' && token.ptr[i] < 0x7f;
+        if (!ok)
+            return err_set(
+                loader->err, ERR_CONFIG,
+                "%s: entry %u: expected name:token, the name of letters, digits, '.', '_', '@' and '-', "
+                "the token of %u or more printable characters",
+                place_of(loader, "SYNCGATE_ADMIN_TOKENS"), number, ADMIN_TOKEN_MIN);
+    }
+    return ERR_OK;
+}
+
 static enum err_code check_together(struct loader *loader)
 {
+    if (check_admin_tokens(loader) != ERR_OK)
+        return ERR_CONFIG;
     const struct config *config = loader->config;
     static const char *const names[] = {"AUTH_JWKS", "AUTH_HS256_SECRET", "AUTH_PUBLIC_KEY"};
     const char *const sources[] = {config->auth_jwks, config->auth_hs256_secret, config->auth_public_key};
@@ -295,6 +346,8 @@ struct config *config_load(const char *file, char *const *environ, struct err *e
         code = loader_take_environ(&loader, environ);
     if (code == ERR_OK)
         code = parse_values(&loader);
+    if (code == ERR_OK)
+        code = loader_take_flags(&loader);
     if (code == ERR_OK)
         code = check_together(&loader);
     if (code == ERR_OK)

@@ -28,6 +28,9 @@ enum err_code loader_set_property(struct loader *loader, const char *place, cons
                                   const char *value);
 enum err_code loader_set_feature(struct loader *loader, const char *place, const char *operation,
                                  const char *value);
+/* Adds a flag to a list, or replaces its value there. */
+enum err_code feature_set(struct loader *loader, struct config_feature **list, size_t *count,
+                          const char *place, const char *operation, const char *value);
 /* Appends the file's content without one trailing line end, and a NUL. Release with secret_fini(), also on
  * failure. */
 enum err_code loader_read_secret(struct loader *loader, const char *place, const char *path,
@@ -36,6 +39,8 @@ void secret_fini(struct buf *text);
 
 enum err_code loader_take_file(struct loader *loader, const char *file);
 enum err_code loader_take_environ(struct loader *loader, char *const *environ);
+/* The flags file, when config->feature_file names one. */
+enum err_code loader_take_flags(struct loader *loader);
 
 /* As a quoted JSON string, cut after 80 bytes. */
 void show_text(const char *text, char out[SHOWN_MAX]);

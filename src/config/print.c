@@ -127,7 +127,14 @@ static const char intro[] =
     "- Secrets may come from a file: the variable with `_FILE` (`AUTH_HS256_SECRET_FILE=/run/secrets/jwt`), "
     "or the key with `File`\n"
     "  (`auth.hs256SecretFile`). One line end at the end of that file is cut off. Secrets are never shown.\n"
-    "- Settings are read at start; a change needs a restart.\n";
+    "- On SIGHUP the file, the route files, the OpenAPI document, the flags file and secrets in files are "
+    "read "
+    "again. Settings marked\n"
+    "  \"reload\" take effect then, for calls that begin afterwards; others keep their value until a "
+    "restart, "
+    "and a log line names those\n"
+    "  that changed. What is wrong changes nothing: see "
+    "[operations.md](operations.md#changing-things-while-it-runs).\n";
 
 static const char after_kafka[] =
     "\n"
@@ -159,7 +166,9 @@ static const char after_feature[] = "\n"
                                     "`bindDeviceQr` is `FEATURE_KAFKA_EVENTS_BIND_DEVICE_QR`. In the file, "
                                     "`feature.operations` takes the operationId as it is or in\n"
                                     "upper snake case: `{\"feature\": {\"kafkaEvents\": \"false\", "
-                                    "\"operations\": {\"bindDeviceQr\": \"only\"}}}`.\n";
+                                    "\"operations\": {\"bindDeviceQr\": \"only\"}}}`.\n"
+                                    "How flags from several places combine: "
+                                    "[operations.md](operations.md#flags).\n";
 
 /* In a table cell a bar would end the cell. */
 static void print_cell(FILE *stream, const char *text)
@@ -182,7 +191,8 @@ static void print_row(FILE *stream, const struct option *option)
     print_cell(stream, expected);
     fprintf(stream, " | ");
     print_cell(stream, option->text);
-    fprintf(stream, "%s |\n", option->secret ? " Secret." : "");
+    fprintf(stream, "%s | %s |\n", option->secret ? " Secret." : "",
+            option->reloadable ? "reload" : "restart");
 }
 
 void config_print_markdown(FILE *stream)
@@ -193,8 +203,8 @@ void config_print_markdown(FILE *stream)
         if (option->group)
             fprintf(stream,
                     "\n## %s\n\n"
-                    "| variable | key in the file | default | expects | meaning |\n"
-                    "|---|---|---|---|---|\n",
+                    "| variable | key in the file | default | expects | meaning | changes with |\n"
+                    "|---|---|---|---|---|---|\n",
                     option->group);
         print_row(stream, option);
         if (i + 1 < option_count && !options[i + 1].group)

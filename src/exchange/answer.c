@@ -55,8 +55,15 @@ void exchange_answer_error(struct exchange *ex, enum err_code code, const char *
     buf_printf(body, ",\"error\":\"%s\",\"statusCode\":%d,\"code\":\"%s\",\"correlationId\":\"%s\"}",
                reason_phrase(info->status), info->status, info->wire, ex->id_text);
     ex->code = code;
-    const struct http_header headers[] = {
-        content_type, allow_origin, expose, correlation_header(ex), {SPAN_LIT("Retry-After"), SPAN_LIT("1")}};
+    char seconds[24];
+    struct buf retry_after = {seconds, 0, sizeof(seconds), false};
+    /* Rounded up: who comes back then is not too early. */
+    buf_append_i64(&retry_after, (int64_t)(ex->retry_after_ns / SG_NSEC_PER_SEC) + 1);
+    const struct http_header headers[] = {content_type,
+                                          allow_origin,
+                                          expose,
+                                          correlation_header(ex),
+                                          {SPAN_LIT("Retry-After"), buf_span(&retry_after)}};
     const struct http_answer answer = {info->status, headers, info->retriable ? 5 : 4,
                                        buf_ok(body) ? buf_span(body) : SPAN_LIT("{}")};
     exchange_set_state(ex, EXCHANGE_ANSWERED);

@@ -128,7 +128,7 @@ static bool parse_body(struct exchange *ex, const struct json_node **ret_root)
     }
     enum body_kind kind = body_kind(ex, &charset);
     if (kind == BODY_OTHER) {
-        if (ex->worker->legacy && exchange_route_state(ex)->mode != PATH_MODE_ONLY) {
+        if (ex->worker->legacy && path_flag_has_legacy(&ex->flag)) {
             exchange_fall_back(ex, PATH_FALLBACK_CONTENT_TYPE, ERR_NO_COMMAND);
             return false;
         }

@@ -114,18 +114,26 @@ static enum err_code produce(struct exchange *ex, bool has_key)
 
 /* ---- sending ---- */
 
+/* This loop's part of SYNCGATE_MAX_PARKED. */
+static uint32_t parked_limit(const struct exchange *ex)
+{
+    uint32_t total = ex->view->plan->config->max_parked;
+    uint32_t loops = (uint32_t)ex->worker->shared->loop_count;
+    return (total + loops - 1) / loops;
+}
+
 static bool take_place(struct exchange *ex)
 {
     struct exchange_route *state = exchange_route_state(ex);
-    unsigned before = atomic_fetch_add_explicit(&state->in_flight, 1, memory_order_relaxed);
+    unsigned before = atomic_fetch_add_explicit(&state->operation->in_flight, 1, memory_order_relaxed);
     ex->in_flight = true;
-    return ex->route->max_in_flight == 0 || before < ex->route->max_in_flight;
+    return before < state->max_in_flight && await_count(ex->worker->table) < parked_limit(ex);
 }
 
 static void give_back(struct exchange *ex)
 {
     if (ex->in_flight)
-        atomic_fetch_sub_explicit(&exchange_route_state(ex)->in_flight, 1, memory_order_relaxed);
+        atomic_fetch_sub_explicit(&exchange_route_state(ex)->operation->in_flight, 1, memory_order_relaxed);
     ex->in_flight = false;
     if (await_is_pending(&ex->entry))
         await_withdraw(&ex->entry);
@@ -141,6 +149,7 @@ static enum path_fallback reason_of(enum err_code code)
     case ERR_KAFKA_TOO_LARGE:
         return PATH_FALLBACK_TOO_LARGE;
     case ERR_KAFKA_NOT_PERSISTED:
+    case ERR_KAFKA_TOPIC:
         return PATH_FALLBACK_NOT_PERSISTED;
     case ERR_OVERLOADED:
     case ERR_NO_MEMORY:
@@ -184,17 +193,24 @@ static enum err_code send_command(struct exchange *ex)
 
 void exchange_send_command(struct exchange *ex)
 {
-    const char *closed = exchange_route_closed(ex->worker->shared, ex->route);
-    if (closed) {
-        bool reachable = ex->worker->shared->kafka && kafka_is_reachable(ex->worker->shared->kafka);
+    struct exchange_shared *shared = ex->worker->shared;
+    enum path_fallback reason;
+    exchange_cluster_observe(shared, ex->view->plan);
+    if (exchange_route_closed(shared, ex->view->plan, ex->route)) {
+        bool reachable = shared->kafka && kafka_is_reachable(shared->kafka);
         exchange_fall_back(ex, reachable ? PATH_FALLBACK_NO_POSITION : PATH_FALLBACK_UNREACHABLE,
                            ERR_KAFKA_UNAVAILABLE);
+        return;
+    }
+    if (!exchange_breaker_ask(ex, &reason)) {
+        exchange_fall_back(ex, reason, ERR_KAFKA_UNAVAILABLE);
         return;
     }
     enum err_code code = send_command(ex);
     if (code == ERR_OK)
         return;
     give_back(ex);
+    exchange_breaker_report_failure(ex, code);
     exchange_fall_back(ex, reason_of(code), code);
 }
 
@@ -209,12 +225,14 @@ void exchange_on_delivery(void *loop_arg, uint64_t handle, enum kafka_delivery d
     case KAFKA_DELIVERED:
         ex->delivered = true;
         if (!exchange_route_state(ex)->reply_needs_body)
-            http_request_body_drop(ex->http);
+            exchange_body_release(ex, true);
         return;
     case KAFKA_UNCERTAIN: /* it may be in the log: only its reply or its deadline ends it */
         ex->uncertain = true;
+        exchange_breaker_report_failure(ex, code);
         return;
     case KAFKA_NOT_PERSISTED:
+        exchange_breaker_report_failure(ex, code);
         exchange_unpark(ex, AWAIT_WON_PRODUCE_FAILURE);
         exchange_fall_back(ex, reason_of(code), code);
         return;

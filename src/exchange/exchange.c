@@ -30,7 +30,7 @@ void exchange_set_state(struct exchange *ex, enum exchange_state state)
 
 struct exchange_route *exchange_route_state(const struct exchange *ex)
 {
-    return &ex->worker->shared->route_states[ex->route->index];
+    return &ex->view->plan->states[ex->route->index];
 }
 
 static struct span header_of(const void *arg, struct span lower_name)
@@ -65,6 +65,15 @@ void exchange_scope(const struct exchange *ex, struct mapping_scope *scope)
     };
 }
 
+void exchange_body_release(struct exchange *ex, bool drop)
+{
+    if (drop)
+        http_request_body_drop(ex->http);
+    if (ex->body_reserved)
+        atomic_fetch_sub_explicit(&ex->worker->shared->body_bytes, ex->body_reserved, memory_order_relaxed);
+    ex->body_reserved = 0;
+}
+
 /* ---- leaving the table ---- */
 
 void exchange_unpark(struct exchange *ex, enum await_winner winner)
@@ -74,9 +83,10 @@ void exchange_unpark(struct exchange *ex, enum await_winner winner)
         await_remove(&ex->entry, winner);
     exchange_fields_remove(ex);
     if (ex->in_flight)
-        atomic_fetch_sub_explicit(&exchange_route_state(ex)->in_flight, 1, memory_order_relaxed);
+        atomic_fetch_sub_explicit(&exchange_route_state(ex)->operation->in_flight, 1, memory_order_relaxed);
     ex->in_flight = false;
     ex->waited_ns = loop_now_ns(ex->worker->loop) - ex->parked_ns;
+    exchange_breaker_report_end(ex, winner);
 }
 
 static void on_deadline(struct await_entry *entry)
@@ -140,6 +150,7 @@ static void *on_begin(void *arg, struct http_request *http)
         return NULL;
     }
     ex->worker = worker;
+    ex->view = exchange_view_take(worker);
     ex->http = http;
     ex->fallback = -1;
     ex->entry.on_deadline = on_deadline;
@@ -151,18 +162,26 @@ static void *on_begin(void *arg, struct http_request *http)
         exchange_set_state(ex, EXCHANGE_ANSWERED);
         return ex;
     }
-    if (route_table_match(worker->shared->routes, http_request_method(http), http_request_target(http),
+    if (route_table_match(ex->view->plan->routes, http_request_method(http), http_request_target(http),
                           &ex->match) != ERR_OK) {
         exchange_answer_error(ex, ERR_NO_MEMORY, "Out of memory");
         return ex;
     }
     ex->route = ex->match.route;
-    if (!ex->route || exchange_route_state(ex)->mode == PATH_MODE_LEGACY) {
-        begin_without_kafka(ex);
+    if (ex->route)
+        ex->flag = exchange_route_flag(exchange_route_state(ex));
+    int reason = -1;
+    if (ex->route && exchange_takes_kafka(ex, &reason)) {
+        ex->path = PATH_TAKEN_KAFKA;
+        exchange_set_state(ex, EXCHANGE_COLLECTING);
         return ex;
     }
-    ex->path = PATH_TAKEN_KAFKA;
-    exchange_set_state(ex, EXCHANGE_COLLECTING);
+    if (reason >= 0)
+        exchange_note_fallback(ex, (enum path_fallback)reason);
+    if (reason >= 0 && !(worker->legacy && path_flag_has_legacy(&ex->flag)))
+        exchange_answer_error(ex, ERR_OVERLOADED, "Too many bodies are being received; this one was not");
+    else
+        begin_without_kafka(ex);
     return ex;
 }
 
@@ -214,6 +233,8 @@ static void on_done(void *user, const struct http_summary *summary)
     exchange_proxy_stop(ex);
     exchange_report(ex, summary);
     ex->worker->active--;
+    exchange_body_release(ex, false);
+    exchange_view_release(ex->worker, ex->view);
     auth_principal_unrefp(&ex->principal);
     route_match_fini(&ex->match);
     buf_fini(&ex->legacy_body);

@@ -5,14 +5,17 @@
 
 #define TIME_MAX_MS 8.64e15 /* what a JavaScript Date can hold; 1e300 is no time */
 
+#define PLANS_MAX 16 /* plans that are looked through: more are not in use at a time */
+
 /* Appends the key of one match, or returns false when a field is missing: such a request or event matches nothing. */
-static bool append_key(const struct route *route, size_t match_index, struct mapping_template *const *fields,
-                       const struct mapping_scope *scope, struct buf *scratch, struct buf *value,
-                       struct buf *key)
+static bool append_key(const struct exchange_plan *plan, const struct route *route, size_t match_index,
+                       struct mapping_template *const *fields, const struct mapping_scope *scope,
+                       struct buf *scratch, struct buf *value, struct buf *key)
 {
     const struct route_field_match *match = &route->field_matches[match_index];
     buf_clear(key);
-    buf_printf(key, "%u/%zu", route->index, match_index);
+    /* The plan is part of it: another configuration may mean something else by the same number. */
+    buf_printf(key, "%p/%u/%zu", (const void *)plan, route->index, match_index);
     for (size_t i = 0; i < match->field_count; i++) {
         bool missing;
         buf_clear(value);
@@ -34,8 +37,8 @@ void exchange_fields_add(struct exchange *ex, const struct mapping_scope *scope)
     if (!ex->field_nodes)
         return; /* its reply by id still ends it */
     for (size_t i = 0; i < route->field_match_count; i++)
-        if (append_key(route, i, route->field_matches[i].request_fields, scope, &worker->scratch,
-                       &worker->payload, &worker->text))
+        if (append_key(ex->view->plan, route, i, route->field_matches[i].request_fields, scope,
+                       &worker->scratch, &worker->payload, &worker->text))
             ex->field_nodes[i] = await_fields_add(worker->shared->fields, buf_span(&worker->text),
                                                   await_id_handle(&ex->id), ex->now_ms);
 }
@@ -66,28 +69,63 @@ static int64_t event_time_ms(const struct kafka_record *record, const struct jso
     return record->timestamp_ms;
 }
 
-/* Thread: replies. */
+struct event {
+    const struct kafka_record *record;
+    const struct json_doc *doc;
+    const struct json_node *type;
+    int64_t time_ms;
+    struct buf scratch, value, key;
+};
+
+static uint64_t find_in_route(struct exchange_shared *shared, const struct exchange_plan *plan,
+                              const struct route *route, struct event *event)
+{
+    const struct mapping_scope scope = {.reply = event->doc};
+    uint64_t handle = 0;
+    for (size_t i = 0; i < route->field_match_count && !handle; i++) {
+        const struct route_field_match *match = &route->field_matches[i];
+        if (plan->reply_topic_ids[match->topic] != event->record->topic ||
+            (match->event_type.ptr &&
+             !(event->type && json_string_eq(event->doc, event->type, match->event_type))))
+            continue;
+        if (append_key(plan, route, i, match->reply_fields, &scope, &event->scratch, &event->value,
+                       &event->key))
+            handle = await_fields_find_only(shared->fields, buf_span(&event->key), event->time_ms);
+    }
+    return handle;
+}
+
+/* References to the plans that calls may have, newest first. */
+static size_t plans_ref(struct exchange_shared *shared, struct exchange_plan *plans[PLANS_MAX])
+{
+    size_t count = 0;
+    pthread_mutex_lock(&shared->plans_mtx);
+    for (struct exchange_plan *plan = shared->plans; plan && count < PLANS_MAX; plan = plan->next)
+        if (plan->field_matching)
+            plans[count++] = exchange_plan_ref(plan);
+    pthread_mutex_unlock(&shared->plans_mtx);
+    return count;
+}
+
+/* Thread: replies. Locks: takes plans_mtx, then the index's, one after the other. */
 uint64_t exchange_fields_find(struct exchange_shared *shared, const struct kafka_record *record,
                               const struct json_doc *doc)
 {
-    struct buf scratch = BUF_INIT, value = BUF_INIT, key = BUF_INIT;
-    const struct json_node *type = json_get(doc, json_root(doc), SPAN_LIT("eventType"));
-    const struct mapping_scope scope = {.reply = doc};
-    int64_t event_ms = event_time_ms(record, doc);
+    struct exchange_plan *plans[PLANS_MAX];
+    struct event event = {.record = record,
+                          .doc = doc,
+                          .type = json_get(doc, json_root(doc), SPAN_LIT("eventType")),
+                          .time_ms = event_time_ms(record, doc)};
     uint64_t handle = 0;
-    for (size_t r = 0; r < shared->routes->count && !handle; r++) {
-        const struct route *route = &shared->routes->routes[r];
-        for (size_t i = 0; i < route->field_match_count && !handle; i++) {
-            const struct route_field_match *match = &route->field_matches[i];
-            if (match->topic != record->topic ||
-                (match->event_type.ptr && !(type && json_string_eq(doc, type, match->event_type))))
-                continue;
-            if (append_key(route, i, match->reply_fields, &scope, &scratch, &value, &key))
-                handle = await_fields_find_only(shared->fields, buf_span(&key), event_ms);
-        }
+    size_t count = plans_ref(shared, plans);
+    for (size_t p = 0; p < count; p++) {
+        const struct route_table *routes = plans[p]->routes;
+        for (size_t r = 0; r < routes->count && !handle; r++)
+            handle = find_in_route(shared, plans[p], &routes->routes[r], &event);
+        exchange_plan_unrefp(shared, &plans[p]);
     }
-    buf_fini(&scratch);
-    buf_fini(&value);
-    buf_fini(&key);
+    buf_fini(&event.scratch);
+    buf_fini(&event.value);
+    buf_fini(&event.key);
     return handle;
 }

@@ -2,6 +2,8 @@
 /* Private to exchange: the call, its worker, and what its files offer each other. */
 #pragma once
 
+#include <netinet/in.h>
+
 #include "syncgate/exchange.h"
 #include "syncgate/log.h"
 
@@ -21,8 +23,15 @@ enum exchange_state {
         EXCHANGE_STATE_COUNT
 };
 
+/* A plan as one loop holds it: `uses` counts its calls without atomics. Gone with the last of them, once another is current. */
+struct exchange_view {
+    struct exchange_plan *plan; /* a reference */
+    uint32_t uses;
+};
+
 struct exchange_worker {
     struct exchange_shared *shared;
+    struct exchange_view *view; /* of calls that begin now */
     struct loop *loop;
     struct await_table *table;
     struct legacy *legacy; /* NULL: none configured */
@@ -37,8 +46,10 @@ struct exchange_worker {
 
 struct exchange {
     struct exchange_worker *worker;
+    struct exchange_view *view; /* the configuration it began with */
     struct http_request *http;
     enum exchange_state state;
+    struct path_flag flag; /* of the route when it began */
     enum path_taken path;
     enum err_code code;      /* of a gateway-made answer, for the log */
     int fallback;            /* enum path_fallback, -1: none */
@@ -53,7 +64,10 @@ struct exchange {
     uint64_t parked_ns;          /* CLOCK_MONOTONIC */
     uint64_t waited_ns;          /* produce to reply */
     bool delivered, uncertain;
-    bool in_flight;                         /* counted in the route's bulkhead */
+    bool in_flight;         /* counted in the route's bulkhead */
+    uint64_t body_reserved; /* bytes of the body budget */
+    struct path_permit route_permit, cluster_permit;
+    uint64_t retry_after_ns;                /* of an answer that may be retried; 0: a second */
     struct await_fields_node **field_nodes; /* one per field match of the route; NULL: off */
     struct legacy_call *call;
     bool legacy_streaming, legacy_ended;
@@ -61,12 +75,29 @@ struct exchange {
     struct http_answer *legacy_head; /* its head, kept meanwhile */
 };
 
+/* worker.c */
+struct exchange_view *exchange_view_take(struct exchange_worker *worker);
+void exchange_view_release(struct exchange_worker *worker, struct exchange_view *view);
 /* exchange.c */
 void exchange_set_state(struct exchange *ex, enum exchange_state state);
 struct exchange_route *exchange_route_state(const struct exchange *ex);
 void exchange_scope(const struct exchange *ex, struct mapping_scope *scope);
 /* The awaiter's side: out of the table and of the field index. */
 void exchange_unpark(struct exchange *ex, enum await_winner winner);
+/* Gives the body's part of the budget back, and the body itself if it is not needed any more. */
+void exchange_body_release(struct exchange *ex, bool drop);
+/* choose.c: whether a call of a Kafka route takes Kafka; if not, *ret_reason says why, or -1: its flag says so. */
+bool exchange_takes_kafka(struct exchange *ex, int *ret_reason);
+/* breaker.c */
+/* A look without taking a permit: would every call be refused right now? */
+bool exchange_breaker_refuses(struct exchange *ex, enum path_fallback *ret_reason);
+/* Takes both permits, or none and says which breaker refused. */
+bool exchange_breaker_ask(struct exchange *ex, enum path_fallback *ret_reason);
+void exchange_breaker_report(struct exchange *ex, enum path_outcome route, enum path_outcome cluster);
+/* The command was refused, or its delivery failed. */
+void exchange_breaker_report_failure(struct exchange *ex, enum err_code code);
+/* The wait is over. */
+void exchange_breaker_report_end(struct exchange *ex, enum await_winner winner);
 /* check.c: body, token, role, schema. True: the request is good. False: it was answered or sent to legacy. */
 bool exchange_check(struct exchange *ex);
 /* command.c: forms the command and produces it; parks, answers or falls back. */
@@ -86,6 +117,10 @@ size_t exchange_proxy_write(struct exchange *ex, const char *data, size_t len);
 void exchange_proxy_stop(struct exchange *ex);
 /* To legacy when it may go there, else the error's answer. Only for a command that is certainly not in Kafka. */
 void exchange_fall_back(struct exchange *ex, enum path_fallback reason, enum err_code code);
+/* Counts it, and keeps it for the log line. */
+void exchange_note_fallback(struct exchange *ex, enum path_fallback reason);
+/* IPv4-mapped addresses as IPv4. */
+void exchange_format_address(const struct sockaddr *address, char out[INET6_ADDRSTRLEN]);
 /* answer.c */
 void exchange_answer_error(struct exchange *ex, enum err_code code, const char *message);
 void exchange_answer_json(struct exchange *ex, int status, struct span body);

@@ -49,7 +49,7 @@ static void on_header(void *arg, struct span name, struct span value)
     list->headers[list->count++] = (struct legacy_header){name, value};
 }
 
-static void format_peer(const struct sockaddr *peer, char out[INET6_ADDRSTRLEN])
+void exchange_format_address(const struct sockaddr *peer, char out[INET6_ADDRSTRLEN])
 {
     const void *address = NULL;
     out[0] = '\0';
@@ -71,11 +71,10 @@ static void format_peer(const struct sockaddr *peer, char out[INET6_ADDRSTRLEN])
 static size_t extra_headers(struct exchange *ex, struct header_list *list, struct buf *text,
                             char peer_text[INET6_ADDRSTRLEN], struct legacy_header extra[EXTRA_MAX])
 {
-    const struct exchange_shared *shared = ex->worker->shared;
     const struct sockaddr *peer = http_request_peer(ex->http);
     size_t count = 0;
-    format_peer(peer, peer_text);
-    list->trusted = peer && shared->trusts && shared->trusts(shared->trusts_arg, peer);
+    exchange_format_address(peer, peer_text);
+    list->trusted = peer && config_trusts(ex->view->plan->config, peer);
     buf_clear(text);
     if (list->trusted && list->forwarded_for.len) {
         buf_append_span(text, list->forwarded_for);
@@ -147,14 +146,21 @@ void exchange_proxy_stop(struct exchange *ex)
     ex->call = NULL;
 }
 
-void exchange_fall_back(struct exchange *ex, enum path_fallback reason, enum err_code code)
+void exchange_note_fallback(struct exchange *ex, enum path_fallback reason)
 {
     ops_count_fallback(ex->worker->counters, reason);
     ex->fallback = (int)reason;
-    if (ex->worker->legacy && exchange_route_state(ex)->mode != PATH_MODE_ONLY)
+}
+
+void exchange_fall_back(struct exchange *ex, enum path_fallback reason, enum err_code code)
+{
+    exchange_note_fallback(ex, reason);
+    if (ex->worker->legacy && path_flag_has_legacy(&ex->flag))
         exchange_proxy_start(ex, false);
     else if (code == ERR_NO_COMMAND)
         exchange_answer_error(ex, code, "This request has no Kafka command, and the legacy path is off");
+    else if (code == ERR_OVERLOADED)
+        exchange_answer_error(ex, code, "Too many requests are waiting; this one was not executed");
     else
         exchange_answer_error(ex, code, "The command could not be handed to Kafka; it was not executed");
 }

@@ -47,7 +47,7 @@ static bool look_into_body(struct exchange_shared *shared, struct kafka_record *
     }
     if (whose == OURS)
         wanted = true;
-    else if (whose == NOBODYS && shared->field_matching) {
+    else if (whose == NOBODYS && atomic_load_explicit(&shared->field_matching, memory_order_relaxed)) {
         record->handle = exchange_fields_find(shared, record, &doc);
         record->by_fields = wanted = record->handle != 0;
     }
@@ -127,6 +127,15 @@ static void restore_body(struct exchange *ex)
         doc->count = 0; /* it parsed before: only memory can fail, and then its values count as missing */
 }
 
+/* The plan's number of a reply topic; UINT32_MAX: none of its routes names it. */
+static uint32_t plan_topic(const struct exchange_plan *plan, uint32_t kafka_topic)
+{
+    for (uint32_t i = 0; i < plan->routes->reply_topic_count; i++)
+        if (plan->reply_topic_ids[i] == kafka_topic)
+            return i;
+    return UINT32_MAX;
+}
+
 static enum ops_reply finish(struct exchange *ex, const struct kafka_record *record)
 {
     struct exchange_worker *worker = ex->worker;
@@ -140,7 +149,8 @@ static enum ops_reply finish(struct exchange *ex, const struct kafka_record *rec
     exchange_scope(ex, &scope);
     scope.reply = &worker->reply_doc;
     const struct route_reply_rule *rule =
-        route_find_rule(ex->route, record->topic, event_type(ex), &scope, &worker->scratch, &expected);
+        route_find_rule(ex->route, plan_topic(ex->view->plan, record->topic), event_type(ex), &scope,
+                        &worker->scratch, &expected);
     if (!rule && !expected)
         return OPS_REPLY_MISMATCHED;
     exchange_unpark(ex, AWAIT_WON_REPLY);
@@ -162,11 +172,13 @@ void exchange_on_reply(void *loop_arg, const struct kafka_record *record)
     uint64_t suppressed;
     if ((result == OPS_REPLY_MISMATCHED || result == OPS_REPLY_INVALID) &&
         log_limit_ok(&worker->log_limit, loop_now_ns(worker->loop), 10, &suppressed)) {
+        const struct exchange *ex = SG_CONTAINER_OF(entry, struct exchange, entry);
+        uint32_t topic = plan_topic(ex->view->plan, record->topic);
         struct log_line line;
         log_begin(&line, LOG_WARN, "reply ignored");
         log_str(&line, "reason", ops_reply_name(result));
-        log_str(&line, "correlationId", SG_CONTAINER_OF(entry, struct exchange, entry)->id_text);
-        log_span(&line, "topic", worker->shared->routes->reply_topics[record->topic]);
+        log_str(&line, "correlationId", ex->id_text);
+        log_str(&line, "topic", topic == UINT32_MAX ? NULL : ex->view->plan->reply_topic_names[topic]);
         log_i64(&line, "partition", record->partition);
         log_i64(&line, "offset", record->offset);
         log_u64(&line, "suppressed", suppressed);

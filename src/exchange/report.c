@@ -13,8 +13,8 @@ void exchange_report(struct exchange *ex, const struct http_summary *summary)
     struct exchange_worker *worker = ex->worker;
     uint64_t duration_ns = clock_mono_ns() - summary->started_ns;
     int status = summary->status ? summary->status : 499; /* the client left before an answer was queued */
-    ops_count_request(worker->counters, ex->route ? ex->route->index : OPS_NO_ROUTE, ex->path, status,
-                      duration_ns);
+    ops_count_request(worker->counters, ex->route ? exchange_route_state(ex)->operation->slot : OPS_NO_ROUTE,
+                      ex->path, status, duration_ns);
     struct log_line line;
     if (!log_begin(&line, status >= 500 ? LOG_WARN : LOG_INFO, "exchange")) {
         log_end(&line);

@@ -1,94 +1,69 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The shared part and the workers: made at start, gone at the end. */
+/* The workers, and their views of the plan. */
 #include "internal.h"
 
-/* ---- shared ---- */
+/* ---- views ---- */
 
-static void note_body(void *arg, const struct mapping_ref *ref)
+static struct exchange_view *view_new(struct exchange_plan *plan)
 {
-    *(bool *)arg |= ref->root == MAPPING_BODY;
+    struct exchange_view *view = calloc(1, sizeof(*view));
+    if (view)
+        view->plan = exchange_plan_ref(plan);
+    return view;
 }
 
-static bool reply_needs_body(const struct route *route)
+static void view_drop_unused(struct exchange_worker *worker, struct exchange_view *view)
 {
-    bool needs = false;
-    for (size_t i = 0; i < route->rule_count; i++) {
-        const struct route_reply_rule *rule = &route->rules[i];
-        if (rule->when)
-            mapping_condition_each_ref(rule->when, note_body, &needs);
-        if (rule->answer.body)
-            mapping_template_each_ref(rule->answer.body, note_body, &needs);
-        for (size_t h = 0; h < rule->answer.header_count; h++)
-            mapping_template_each_ref(rule->answer.headers[h].value, note_body, &needs);
+    if (!view || view->uses > 0 || view == worker->view)
+        return;
+    exchange_plan_unrefp(worker->shared, &view->plan);
+    free(view);
+}
+
+struct exchange_view *exchange_view_take(struct exchange_worker *worker)
+{
+    worker->view->uses++;
+    return worker->view;
+}
+
+void exchange_view_release(struct exchange_worker *worker, struct exchange_view *view)
+{
+    view->uses--;
+    view_drop_unused(worker, view);
+}
+
+enum err_code exchange_worker_set_plan(struct exchange_worker *worker, struct exchange_plan *plan)
+{
+    struct exchange_view *view = view_new(plan), *old = worker->view;
+    if (view && ops_counters_grow(worker->counters, plan->slot_count) == ERR_OK) {
+        worker->view = view;
+        view_drop_unused(worker, old);
+        return ERR_OK;
     }
-    return needs;
-}
-
-static uint32_t command_topic_index(struct exchange_shared *shared, struct span name)
-{
-    for (uint32_t i = 0; i < shared->command_topic_count; i++)
-        if (span_eq(shared->command_topics[i], name))
-            return i;
-    shared->command_topics[shared->command_topic_count] = name;
-    return (uint32_t)shared->command_topic_count++;
-}
-
-enum err_code exchange_shared_init(struct exchange_shared *shared, const struct route_table *routes,
-                                   const enum path_mode *modes)
-{
-    size_t count = routes->count ? routes->count : 1;
-    shared->routes = routes;
-    shared->command_topics = calloc(count, sizeof(*shared->command_topics));
-    shared->route_states = calloc(count, sizeof(*shared->route_states));
-    shared->reply_topic_names = calloc(routes->reply_topic_count + 1, sizeof(char *));
-    if (!shared->command_topics || !shared->route_states || !shared->reply_topic_names)
-        return ERR_NO_MEMORY;
-    for (size_t i = 0; i < routes->reply_topic_count; i++) {
-        shared->reply_topic_names[i] = span_dup(routes->reply_topics[i]);
-        if (!shared->reply_topic_names[i])
-            return ERR_NO_MEMORY;
-    }
-    for (size_t i = 0; i < routes->count; i++) {
-        const struct route *route = &routes->routes[i];
-        struct exchange_route *state = &shared->route_states[i];
-        state->mode = modes[i];
-        state->command_topic = command_topic_index(shared, route->command.topic);
-        state->reply_topic = route->rule_count ? shared->reply_topic_names[route->rules[0].topic] : NULL;
-        state->reply_needs_body = reply_needs_body(route);
-        shared->field_matching |= route->field_match_count > 0;
-    }
-    if (shared->field_matching && !(shared->fields = await_fields_new()))
-        return ERR_NO_MEMORY;
-    return ERR_OK;
-}
-
-void exchange_shared_fini(struct exchange_shared *shared)
-{
-    for (size_t i = 0; shared->reply_topic_names && shared->reply_topic_names[i]; i++)
-        free(shared->reply_topic_names[i]);
-    free(shared->reply_topic_names);
-    free(shared->command_topics);
-    free(shared->route_states);
-    await_fields_freep(&shared->fields);
-    *shared = (struct exchange_shared){0};
-}
-
-const char *exchange_route_closed(const struct exchange_shared *shared, const struct route *route)
-{
-    if (!shared->kafka)
-        return "Kafka is not configured";
-    if (!kafka_is_reachable(shared->kafka))
-        return "no Kafka broker can be reached";
-    for (size_t i = 0; i < route->reply_topic_count; i++)
-        if (!kafka_topic_has_position(shared->kafka, route->reply_topics[i]))
-            return "a reply topic is not being read yet";
-    return NULL;
+    view_drop_unused(worker, view);
+    return ERR_NO_MEMORY;
 }
 
 /* ---- workers ---- */
 
-struct exchange_worker *exchange_worker_new(struct exchange_shared *shared, struct loop *loop,
-                                            unsigned loop_number, struct err *err)
+static enum err_code worker_fill(struct exchange_worker *worker, struct exchange_plan *plan,
+                                 unsigned loop_number, struct err *err)
+{
+    struct exchange_shared *shared = worker->shared;
+    worker->view = view_new(plan);
+    worker->counters = ops_counters_new(plan->slot_count);
+    if (shared->auth_keys)
+        worker->auth = auth_new(shared->auth_keys, plan->config->auth_cache_size);
+    if (!worker->view || !worker->counters || (shared->auth_keys && !worker->auth))
+        return err_set(err, ERR_NO_MEMORY, "out of memory for a loop");
+    worker->table = await_table_new(worker->loop, loop_number, shared->instance, AWAIT_SLOTS_MAX - 1, err);
+    if (worker->table && shared->has_legacy)
+        worker->legacy = legacy_new(worker->loop, &shared->legacy, err);
+    return worker->table && (!shared->has_legacy || worker->legacy) ? ERR_OK : ERR_INTERNAL;
+}
+
+struct exchange_worker *exchange_worker_new(struct exchange_shared *shared, struct exchange_plan *plan,
+                                            struct loop *loop, unsigned loop_number, struct err *err)
 {
     struct exchange_worker *worker = calloc(1, sizeof(*worker));
     if (!worker) {
@@ -97,16 +72,7 @@ struct exchange_worker *exchange_worker_new(struct exchange_shared *shared, stru
     }
     worker->shared = shared;
     worker->loop = loop;
-    worker->counters = ops_counters_new(shared->routes->count);
-    worker->table = await_table_new(loop, loop_number, shared->instance, shared->max_parked_per_loop, err);
-    if (shared->auth_keys)
-        worker->auth = auth_new(shared->auth_keys, shared->auth_cache_max);
-    if (shared->has_legacy)
-        worker->legacy = legacy_new(loop, &shared->legacy, err);
-    if (!worker->counters || (shared->auth_keys && !worker->auth))
-        err_set(err, ERR_NO_MEMORY, "out of memory for a loop");
-    if (!worker->counters || !worker->table || (shared->auth_keys && !worker->auth) ||
-        (shared->has_legacy && !worker->legacy))
+    if (worker_fill(worker, plan, loop_number, err) != ERR_OK)
         exchange_worker_freep(&worker);
     return worker;
 }
@@ -122,6 +88,9 @@ void exchange_worker_freep(struct exchange_worker **worker_ptr)
     auth_freep(&worker->auth);
     await_table_freep(&worker->table);
     ops_counters_freep(&worker->counters);
+    struct exchange_view *view = worker->view;
+    worker->view = NULL;
+    view_drop_unused(worker, view);
     json_fini(&worker->body_doc);
     json_fini(&worker->reply_doc);
     json_fini(&worker->command_doc);
@@ -155,6 +124,8 @@ void exchange_worker_set_keys(struct exchange_worker *worker, struct auth_keys *
 {
     if (worker->auth)
         auth_set_keys(worker->auth, keys);
+    else /* the first keys; without memory every token is refused until the next ones */
+        worker->auth = auth_new(keys, worker->view->plan->config->auth_cache_size);
 }
 
 uint32_t exchange_worker_active(const struct exchange_worker *worker)

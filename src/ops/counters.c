@@ -40,7 +40,21 @@ void ops_counters_freep(struct ops_counters **counters_ptr)
     free(counters);
 }
 
-/* Route OPS_NO_ROUTE is the last row. NULL without memory: the request is then not counted. */
+enum err_code ops_counters_grow(struct ops_counters *counters, size_t route_count)
+{
+    if (route_count <= counters->route_count)
+        return ERR_OK;
+    size_t had = (counters->route_count + 1) * PATH_TAKEN_COUNT, want = (route_count + 1) * PATH_TAKEN_COUNT;
+    struct ops_cell **cells = realloc(counters->cells, want * sizeof(struct ops_cell *));
+    if (!cells)
+        return ERR_NO_MEMORY;
+    memset(cells + had, 0, (want - had) * sizeof(struct ops_cell *));
+    counters->cells = cells;
+    counters->route_count = route_count;
+    return ERR_OK;
+}
+
+/* Row 0 is OPS_NO_ROUTE. NULL without memory: the request is then not counted. */
 static struct ops_cell *cell_of(struct ops_counters *counters, size_t index)
 {
     if (!counters->cells[index])
@@ -51,8 +65,8 @@ static struct ops_cell *cell_of(struct ops_counters *counters, size_t index)
 void ops_count_request(struct ops_counters *counters, uint32_t route, enum path_taken path, int status,
                        uint64_t duration_ns)
 {
-    size_t row = route == OPS_NO_ROUTE ? counters->route_count : route;
-    SG_ASSERT(row <= counters->route_count && (unsigned)path < PATH_TAKEN_COUNT);
+    size_t row = route < counters->route_count ? route + 1 : 0;
+    SG_ASSERT((unsigned)path < PATH_TAKEN_COUNT);
     struct ops_cell *cell = cell_of(counters, row * PATH_TAKEN_COUNT + path);
     if (!cell)
         return;
@@ -84,7 +98,8 @@ static void add_array(uint64_t *dst, const uint64_t *src, size_t count)
 
 enum err_code ops_counters_add(struct ops_counters *dst, const struct ops_counters *src)
 {
-    SG_ASSERT(dst->route_count == src->route_count);
+    if (ops_counters_grow(dst, src->route_count) != ERR_OK)
+        return ERR_NO_MEMORY;
     for (size_t i = 0; i < (src->route_count + 1) * PATH_TAKEN_COUNT; i++) {
         if (!src->cells[i])
             continue;

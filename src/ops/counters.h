@@ -19,7 +19,7 @@ struct ops_cell {
 
 struct ops_counters {
     size_t route_count;
-    struct ops_cell **cells; /* [route or route_count][path] */
+    struct ops_cell **cells; /* [0: none, else 1 + route][path] */
     uint64_t fallbacks[PATH_FALLBACK_COUNT];
     uint64_t replies[OPS_REPLY_COUNT];
 };

@@ -29,7 +29,7 @@ static void first_label(struct buf *out, const char *name, const char *label, st
 
 static struct span route_name(const struct ops_process *process, size_t row)
 {
-    return row < process->route_count ? process->route_names[row] : SPAN_LIT("none");
+    return row > 0 && row <= process->operation_count ? process->operations[row - 1].name : SPAN_LIT("none");
 }
 
 static void render_requests(const struct ops_counters *counters, const struct ops_process *process,
@@ -111,6 +111,73 @@ static void render_kafka(const struct ops_process *process, struct buf *out)
     render_labelled(out, "syncgate_kafka_deliveries_total", "result", "uncertain", process->kafka_uncertain);
 }
 
+static void render_routes(const struct ops_process *process, struct buf *out)
+{
+    head(out, "syncgate_route_kafka_ratio", "gauge", "Share of users that take Kafka, by the route's flag.");
+    for (size_t i = 0; i < process->operation_count; i++) {
+        if (!process->operations[i].active)
+            continue;
+        first_label(out, "syncgate_route_kafka_ratio", "route", process->operations[i].name);
+        buf_printf(out, "} %g\n", process->operations[i].kafka_ratio);
+    }
+    head(out, "syncgate_route_parked_requests", "gauge", "Requests waiting for a reply, by route.");
+    for (size_t i = 0; i < process->operation_count; i++) {
+        if (!process->operations[i].active)
+            continue;
+        first_label(out, "syncgate_route_parked_requests", "route", process->operations[i].name);
+        buf_printf(out, "} %llu\n", (unsigned long long)process->operations[i].parked);
+    }
+}
+
+/* The view of row i: the operations', then the cluster's, which has no route. NULL: nothing to show. */
+static const struct path_breaker_view *breaker_row(const struct ops_process *process, size_t i,
+                                                   struct span *ret_name)
+{
+    if (i == process->operation_count) {
+        *ret_name = SPAN_LIT("");
+        return &process->cluster_breaker;
+    }
+    *ret_name = process->operations[i].name;
+    return process->operations[i].active ? &process->operations[i].breaker : NULL;
+}
+
+static const char *scope_of(struct span name)
+{
+    return name.len ? "route" : "cluster";
+}
+
+static void render_breakers(const struct ops_process *process, struct buf *out)
+{
+    struct span name;
+    head(out, "syncgate_breaker_state", "gauge", "Circuit breakers: 1 for the state that each is in.");
+    for (size_t i = 0; i <= process->operation_count; i++) {
+        const struct path_breaker_view *view = breaker_row(process, i, &name);
+        for (int s = 0; view && s < PATH_BREAKER_STATE_COUNT; s++) {
+            first_label(out, "syncgate_breaker_state", "route", name);
+            buf_printf(out, ",scope=\"%s\",state=\"%s\"} %d\n", scope_of(name),
+                       path_breaker_state_name((enum path_breaker_state)s),
+                       view->state == (enum path_breaker_state)s);
+        }
+    }
+    head(out, "syncgate_breaker_opened_total", "counter", "How often a breaker opened.");
+    for (size_t i = 0; i <= process->operation_count; i++) {
+        const struct path_breaker_view *view = breaker_row(process, i, &name);
+        if (!view)
+            continue;
+        first_label(out, "syncgate_breaker_opened_total", "route", name);
+        buf_printf(out, ",scope=\"%s\"} %llu\n", scope_of(name), (unsigned long long)view->opened);
+    }
+    head(out, "syncgate_breaker_next_probe_seconds", "gauge",
+         "Time until the next probe of an open breaker may go; 0 when it is not open.");
+    for (size_t i = 0; i <= process->operation_count; i++) {
+        const struct path_breaker_view *view = breaker_row(process, i, &name);
+        if (!view)
+            continue;
+        first_label(out, "syncgate_breaker_next_probe_seconds", "route", name);
+        buf_printf(out, ",scope=\"%s\"} %.3f\n", scope_of(name), (double)view->wait_ns / 1e9);
+    }
+}
+
 void ops_render_metrics(const struct ops_counters *counters, const struct ops_gauges *gauges,
                         const struct ops_process *process, struct buf *out)
 {
@@ -146,6 +213,14 @@ void ops_render_metrics(const struct ops_counters *counters, const struct ops_ga
     value(out, "syncgate_log_lines_dropped_total", "counter",
           "Log lines lost because their reader was too slow.", process->log_dropped);
     value(out, "syncgate_draining", "gauge", "1 from SIGTERM on.", process->draining);
+    value(out, "syncgate_body_bytes", "gauge",
+          "Bytes of bodies that are being received or kept for a fallback.", process->body_bytes);
+    head(out, "syncgate_config_reloads_total", "counter", "Reloads of the configuration, by result.");
+    render_labelled(out, "syncgate_config_reloads_total", "result", "ok", process->reloads_ok);
+    render_labelled(out, "syncgate_config_reloads_total", "result", "failed", process->reloads_failed);
+    render_routes(process, out);
+    if (process->kafka)
+        render_breakers(process, out);
     render_kafka(process, out);
 }
 

@@ -31,7 +31,7 @@ struct rig {
     struct loop *loop;
     struct http_listener *listener;
     struct http_front *front;
-    struct route_table *routes;
+    struct exchange_plan *plan;
     struct exchange_shared shared;
     struct exchange_worker *worker;
     struct kafka *kafka;
@@ -143,14 +143,14 @@ static const struct {
 
 static uint32_t rig_reply_topic(int topic)
 {
-    for (uint32_t i = 0; i < rig.routes->reply_topic_count; i++)
-        if (span_eq(rig.routes->reply_topics[i], rig_topics[topic]))
+    for (uint32_t i = 0; i < rig.plan->routes->reply_topic_count; i++)
+        if (span_eq(rig.plan->routes->reply_topics[i], rig_topics[topic]))
             return i;
     fail_msg("no such reply topic");
     return 0;
 }
 
-static void rig_load_routes(enum path_mode modes[SG_ARRAY_LEN(rig_routes)])
+static void rig_load_plan(void)
 {
     char openapi[] = "/tmp/syncgate-races-XXXXXX";
     struct route_source sources[SG_ARRAY_LEN(rig_routes)];
@@ -161,14 +161,21 @@ static void rig_load_routes(enum path_mode modes[SG_ARRAY_LEN(rig_routes)])
     close(fd);
     for (size_t i = 0; i < SG_ARRAY_LEN(rig_routes); i++)
         sources[i] = (struct route_source){"route", span_of(rig_routes[i].text)};
-    rig.routes = route_table_parse(sources, SG_ARRAY_LEN(rig_routes), "/tmp", openapi, &err);
+    struct route_table *routes = route_table_parse(sources, SG_ARRAY_LEN(rig_routes), "/tmp", openapi, &err);
     unlink(openapi);
-    if (!rig.routes)
+    if (!routes)
         fail_msg("%s", err.text);
-    for (size_t i = 0; i < rig.routes->count; i++)
+    struct path_flag flags[SG_ARRAY_LEN(rig_routes)];
+    for (size_t i = 0; i < routes->count; i++)
         for (size_t r = 0; r < SG_ARRAY_LEN(rig_routes); r++)
-            if (strstr(rig_routes[r].text, rig.routes->routes[i].path.ptr))
-                modes[i] = rig_routes[r].mode;
+            if (strstr(rig_routes[r].text, routes->routes[i].path.ptr))
+                flags[i] = (struct path_flag){.mode = rig_routes[r].mode};
+    static char *const settings[] = {"SYNCGATE_MAX_PARKED=1000", "SYNCGATE_BREAKER=false", NULL};
+    struct config *config = config_load(NULL, settings, &err);
+    if (!config)
+        fail_msg("%s", err.text);
+    rig.plan = exchange_plan_new(&rig.shared, config, routes, flags, &err);
+    assert_non_null(rig.plan);
 }
 
 /* ---- life ---- */
@@ -183,8 +190,8 @@ static void rig_start_kafka(void)
     const struct kafka_settings settings = {
         .embedded = true,
         .message_timeout_ms = 60000,
-        .reply_topics = rig.routes->reply_topics,
-        .reply_topic_count = rig.routes->reply_topic_count,
+        .reply_topics = rig.plan->routes->reply_topics,
+        .reply_topic_count = rig.plan->routes->reply_topic_count,
         .command_topics = rig_topics, /* the reply topics, too: the test writes to them */
         .command_topic_count = RIG_TOPIC_COUNT,
         .loops = loops,
@@ -196,29 +203,28 @@ static void rig_start_kafka(void)
     if (!rig.kafka)
         fail_msg("%s", err.text);
     rig.shared.kafka = rig.kafka;
-    assert_int_equal(rig.shared.command_topic_count, 1); /* index 0 in both lists */
+    assert_int_equal(exchange_plan_bind(&rig.shared, rig.plan), ERR_OK);
     assert_int_equal(kafka_start(rig.kafka), ERR_OK);
-    for (size_t i = 0; i < rig.routes->count; i++)
-        while (exchange_route_closed(&rig.shared, &rig.routes->routes[i]))
+    for (size_t i = 0; i < rig.plan->routes->count; i++)
+        while (exchange_route_closed(&rig.shared, rig.plan, &rig.plan->routes->routes[i]))
             loop_turn(rig.loop, 5);
 }
 
 static int rig_start(void **state)
 {
     (void)state;
-    enum path_mode modes[SG_ARRAY_LEN(rig_routes)];
     struct err err = {ERR_OK, ""};
     assert_int_equal(legacy_global_init(), ERR_OK);
-    rig_load_routes(modes);
+    assert_int_equal(exchange_shared_init(&rig.shared), ERR_OK);
+    rig_load_plan();
     backend_start(&rig.backend, rig_serve);
     snprintf(rig.legacy_url, sizeof(rig.legacy_url), "http://127.0.0.1:%d", rig.backend.port);
-    assert_int_equal(exchange_shared_init(&rig.shared, rig.routes, modes), ERR_OK);
     assert_int_equal(await_instance_new(&rig.shared.instance), ERR_OK);
     rig.shared.has_legacy = true;
     rig.shared.legacy = (struct legacy_settings){rig.legacy_url, 60000, 60000, 64};
-    rig.shared.max_parked_per_loop = 1000;
+    rig.shared.loop_count = 1;
     rig.loop = loop_new(&err);
-    rig.worker = exchange_worker_new(&rig.shared, rig.loop, 0, &err);
+    rig.worker = exchange_worker_new(&rig.shared, rig.plan, rig.loop, 0, &err);
     rig.listener = http_listener_new("127.0.0.1:0", 1000, &err);
     if (!rig.worker || !rig.listener)
         fail_msg("%s", err.text);
@@ -244,8 +250,8 @@ static int rig_stop(void **state)
     loop_freep(&rig.loop);
     http_listener_freep(&rig.listener);
     backend_stop(&rig.backend);
+    exchange_plan_unrefp(&rig.shared, &rig.plan);
     exchange_shared_fini(&rig.shared);
-    route_table_freep(&rig.routes);
     return 0;
 }
 
@@ -413,8 +419,8 @@ static void rig_settle(void)
     while (rig.worker->active)
         loop_turn(rig.loop, -1);
     assert_int_equal(await_count(rig.worker->table), 0);
-    for (size_t i = 0; i < rig.routes->count; i++)
-        assert_int_equal(atomic_load(&rig.shared.route_states[i].in_flight), 0);
+    for (size_t i = 0; i < rig.plan->routes->count; i++)
+        assert_int_equal(atomic_load(&rig.plan->states[i].operation->in_flight), 0);
 }
 
 /* ---- what came of it ---- */

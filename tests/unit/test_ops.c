@@ -306,9 +306,10 @@ static void test_reader_refuses(void **state)
 
 /* ---- counters ---- */
 
-static const struct span route_names[] = {SPAN_INIT("bindDeviceQR"), SPAN_INIT("unbindDevice")};
+static const struct ops_operation operations[] = {{.name = SPAN_INIT("bindDeviceQR"), .active = true},
+                                                  {.name = SPAN_INIT("unbindDevice"), .active = true}};
 static const struct ops_process quiet_process = {
-    .route_names = route_names, .route_count = 2, .version = "1.2.3"};
+    .operations = operations, .operation_count = 2, .version = "1.2.3"};
 
 static void test_one_request(void **state)
 {
@@ -508,8 +509,8 @@ static void test_process_values(void **state)
 static void test_hostile_names(void **state)
 {
     (void)state;
-    static const struct span names[] = {SPAN_INIT("a\"b"), SPAN_INIT("c\\d\ne")};
-    const struct ops_process process = {.route_names = names, .route_count = 2, .version = "1\"2"};
+    static const struct ops_operation names[] = {{.name = SPAN_INIT("a\"b")}, {.name = SPAN_INIT("c\\d\ne")}};
+    const struct ops_process process = {.operations = names, .operation_count = 2, .version = "1\"2"};
     const struct ops_gauges gauges = {0};
     struct ops_counters *counters = ops_counters_new(2);
     ops_count_request(counters, 0, PATH_TAKEN_KAFKA, 200, 1);
