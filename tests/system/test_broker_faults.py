@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import json
 import threading
+import time
 import uuid
 
 import pytest
@@ -16,7 +17,7 @@ from contract import error_answer
 from device_service import DeviceService
 from gateway import Gateway, copy_routes
 from process import eventually
-from service import CLIENT, COMMANDS, TOPICS
+from service import CLIENT, COMMANDS, RESPONSES, TOPICS, Service, bind_response, reply_headers
 from tokens import bearer
 
 TIMEOUT_MS = 4000
@@ -255,3 +256,55 @@ def test_one_of_three_brokers_lost(three_brokers, stoppable):
     answers = burst.wait()
     eventually(lambda: binds_over_kafka(gateway, device), "the Kafka path works again")
     assert_executed_at_most_once(three_brokers, device, answers)
+
+
+def answer_in(producer, partition):
+    """A handler that writes its reply to this partition."""
+
+    def handler(_, command):
+        value = bind_response(command)
+        producer.produce(RESPONSES, json.dumps(value).encode(), partition=partition,
+                         headers=list(reply_headers(value).items()))
+        assert producer.flush(10) == 0
+
+    return handler
+
+
+def test_partitions_added_to_a_reply_topic(own_kafka, stoppable):
+    """The gateway notices them by itself, and has missed nothing of what was written to them before."""
+    from confluent_kafka import Producer
+    from confluent_kafka.admin import NewPartitions
+
+    gateway = stoppable(Gateway(copy_routes(lambda route: route.update(timeoutMs=12000)), FEATURE_KAFKA_EVENTS="only",
+                                KAFKA_BROKERS=own_kafka.bootstrap, KAFKA_MESSAGE_TIMEOUT="1s"))
+
+    def partitions():
+        return gateway.metrics().sum("syncgate_kafka_reply_partitions")
+
+    assert partitions() == 6
+    admin = own_kafka.admin()
+    for future in admin.create_partitions([NewPartitions(RESPONSES, 5)]).values():
+        future.result(30)
+    eventually(lambda: sum(p.leader >= 0 for p in admin.list_topics(timeout=10).topics[RESPONSES].partitions.values())
+               == 5, "the new partitions have leaders")
+    with Service(own_kafka.bootstrap) as service:
+        producer, answers = Producer({"bootstrap.servers": own_kafka.bootstrap, "linger.ms": 0, "log_level": 0}), {}
+
+        def bind(partition):
+            name = f"GH-{uuid.uuid4()}"
+            service.on(name, answer_in(producer, partition))
+            started = time.monotonic()
+            answers[partition] = gateway.bind(name).status, time.monotonic() - started
+
+        # The replies lie in the new partitions before the gateway knows of them.
+        threads = [threading.Thread(target=bind, args=(partition,), daemon=True) for partition in (3, 4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert {partition: status for partition, (status, _) in answers.items()} == {3: 200, 4: 200}
+        assert partitions() == 8
+        for partition in range(5):  # none is slow now, and the old ones are still read
+            bind(partition)
+            assert answers[partition][0] == 200 and answers[partition][1] < 3, answers
+    assert gateway.metrics().sum("syncgate_replies_total", result="late") == 0

@@ -141,10 +141,13 @@ static void test_partition_is_javas(void **state)
 static void test_replies_reach_their_loop(void **state)
 {
     (void)state;
-    fixture_start(&fx, &(struct options){.embedded = true});
+    struct err err;
+    fx.kafka = fixture_new(&fx, &(struct options){.embedded = true}, &err);
+    assert_non_null(fx.kafka);
+    assert_false(kafka_topic_has_position(fx.kafka, 0)); /* nobody may have produced yet */
+    assert_int_equal(kafka_start(fx.kafka), ERR_OK);
     assert_non_null(kafka_embedded_bootstrap(fx.kafka));
     rd_kafka_t *service = service_new(kafka_embedded_bootstrap(fx.kafka), RD_KAFKA_PRODUCER);
-    assert_false(kafka_topic_has_position(fx.kafka, 0)); /* nobody may have produced yet */
     wait_position(&fx);
     assert_int_equal(kafka_stats(fx.kafka).partitions, 4);
     for (unsigned n = 1; n <= 8; n++) {
