@@ -34,7 +34,7 @@ class Gateway(Process):
     """settings: environment variables of the gateway, None removes a default of this class. Returns when the gateway is
     ready and its Kafka path is open."""
 
-    def __init__(self, routes=None, wait_ready=True, wait_kafka=True, **settings):
+    def __init__(self, routes=None, wait_ready=True, wait_kafka=True, config=None, **settings):
         env = {
             "SYNCGATE_LISTEN": "127.0.0.1:0",
             "SYNCGATE_ADMIN_LISTEN": "127.0.0.1:0",
@@ -45,13 +45,14 @@ class Gateway(Process):
         }
         env.update(settings)
         self._temporary = os.path.dirname(routes) if routes and routes.startswith(tempfile.gettempdir()) else None
-        super().__init__([program("syncgate")], clean_environment(env), name="gateway")
+        argv = [program("syncgate"), "--config", config] if config else [program("syncgate")]
+        super().__init__(argv, clean_environment(env), name="gateway")
         listening = self.wait_log("listening")
         self.address, self.admin = listening["listen"], listening["admin"]
         if wait_ready:
             self.wait_log("ready")
             self.wait_ready()
-            if wait_kafka and env.get("KAFKA_BROKERS") and env.get("FEATURE_KAFKA_EVENTS") != "false":
+            if wait_kafka and env.get("KAFKA_BROKERS") and env.get("FEATURE_KAFKA_EVENTS") not in ("false", "off", None):
                 self.wait_kafka()
 
     def wait_log(self, msg, timeout_s=PATIENCE_S, **fields):
