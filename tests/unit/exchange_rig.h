@@ -23,6 +23,11 @@
 
 #define RIG_CASES 2048
 
+/* Environment of the gateway, as a list of strings. */
+#ifndef RIG_SETTINGS
+#define RIG_SETTINGS "SYNCGATE_BREAKER=false"
+#endif
+
 enum { RIG_TOPIC_COMMANDS, RIG_TOPIC_REPLIES, RIG_TOPIC_EVENTS, RIG_TOPIC_COUNT };
 static const struct span rig_topics[RIG_TOPIC_COUNT] = {
     SPAN_INIT("races.commands"), SPAN_INIT("races.replies"), SPAN_INIT("races.events")};
@@ -170,7 +175,7 @@ static void rig_load_plan(void)
         for (size_t r = 0; r < SG_ARRAY_LEN(rig_routes); r++)
             if (strstr(rig_routes[r].text, routes->routes[i].path.ptr))
                 flags[i] = (struct path_flag){.mode = rig_routes[r].mode};
-    static char *const settings[] = {"SYNCGATE_MAX_PARKED=1000", "SYNCGATE_BREAKER=false", NULL};
+    static char *const settings[] = {"SYNCGATE_MAX_PARKED=1000", RIG_SETTINGS, NULL};
     struct config *config = config_load(NULL, settings, &err);
     if (!config)
         fail_msg("%s", err.text);
