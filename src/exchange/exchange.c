@@ -116,9 +116,28 @@ static bool is_preflight(const struct exchange *ex)
            http_request_header(ex->http, "Access-Control-Request-Method").ptr;
 }
 
+/* Whether the client asks for a protocol that it cannot do without. An offer of h2c is passed over (RFC 9110 section 7.8): some
+ * clients make it with every request, and go on with HTTP/1.1. */
+static bool wants_upgrade(const struct exchange *ex)
+{
+    struct span rest = http_request_header(ex->http, "Upgrade");
+    if (!rest.ptr || !http_request_header(ex->http, "Connection").ptr)
+        return false;
+    while (rest.len) {
+        const char *comma = memchr(rest.ptr, ',', rest.len);
+        size_t len = comma ? (size_t)(comma - rest.ptr) : rest.len;
+        struct span protocol = span_trim((struct span){rest.ptr, len});
+        if (protocol.len && !span_eq_nocase(protocol, SPAN_LIT("h2c")))
+            return true;
+        len += comma != NULL;
+        rest = (struct span){rest.ptr + len, rest.len - len};
+    }
+    return false;
+}
+
 static void begin_without_kafka(struct exchange *ex)
 {
-    if (http_request_header(ex->http, "Upgrade").ptr && http_request_header(ex->http, "Connection").ptr) {
+    if (wants_upgrade(ex)) {
         exchange_answer_error(ex, ERR_UPGRADE, "Protocol upgrades are not supported");
         return;
     }
