@@ -227,6 +227,7 @@ static enum err_code load_shared(struct app *app, struct needs *ret_needs, struc
     app->shared.trusts_arg = config;
     app->shared.auth_cache_max = config->auth_cache_size;
     app->shared.has_legacy = config->legacy_url != NULL;
+    app->shared.error_profile = (enum exchange_error_profile)config->error_profile; /* the same order */
     app->shared.legacy = (struct legacy_settings){
         .url = config->legacy_url,
         .connect_timeout_ms = config->legacy_connect_timeout_ms,

@@ -19,6 +19,13 @@
 
 struct sockaddr;
 
+/* The form of the answers that refuse a request; SYNCGATE_ERROR_PROFILE. */
+enum exchange_error_profile {
+    EXCHANGE_ERRORS_TS_REST, /* what the legacy backend sends */
+    EXCHANGE_ERRORS_NEST,    /* as NestJS's ValidationPipe */
+    EXCHANGE_ERRORS_PROBLEM, /* RFC 9457, for every error the gateway makes */
+};
+
 /* What the exchange knows of a route beyond the route file. */
 struct exchange_route {
     enum path_mode mode;
@@ -37,6 +44,7 @@ struct exchange_shared {
     char **reply_topic_names; /* NUL-terminated copies of routes->reply_topics */
     uint32_t instance;
     bool has_legacy;
+    enum exchange_error_profile error_profile;
     bool field_matching;                                          /* some route asks for it */
     struct await_fields *fields;                                  /* owned; NULL unless field_matching */
     struct kafka *kafka;                                          /* borrowed; NULL: no route uses Kafka */
