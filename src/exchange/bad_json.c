@@ -7,7 +7,7 @@
 
 #include <stdio.h>
 
-#define CONTEXT 10 /* code units quoted before and behind the error */
+#define CONTEXT ((size_t)10) /* code units quoted before and behind the error */
 
 struct reader {
     uint16_t *text;

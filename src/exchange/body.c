@@ -79,7 +79,7 @@ static bool parse_content_type(struct span text, struct content_type *ret_type)
     ret_type->charset[0] = '\0';
     rest = (struct span){text.ptr + rest.len, text.len - rest.len};
     while (rest.len) {
-        char value[sizeof(ret_type->charset)];
+        char value[sizeof(ret_type->charset)] = "";
         if (*rest.ptr != ';')
             return false;
         skip(&rest, 1);
@@ -96,7 +96,8 @@ static bool parse_content_type(struct span text, struct content_type *ret_type)
         skip_blanks(&rest);
         if (!span_eq_nocase(name, SPAN_LIT("charset")))
             continue;
-        for (size_t i = 0; i < sizeof(value); i++)
+        size_t len = strlen(value);
+        for (size_t i = 0; i <= len; i++)
             ret_type->charset[i] = (char)tolower((unsigned char)value[i]);
     }
     return true;

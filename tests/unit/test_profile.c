@@ -26,7 +26,8 @@ static const struct {
     {"   ", "\"Unexpected end of JSON input\""},
     {"{\"a\":\"\\\xd0\xb6\"}",
      "\"Unexpected token '\xd0\xb6', \\\"{\\\"a\\\":\\\"\\\\\xd0\xb6\\\"}\\\" is not valid JSON\""},
-    {"{\"aaaaaaaaaaaaaaaaaaaa\":x}", "\"Unexpected token 'x', ...\\\"aaaaaaaa\\\":x}\\\" is not valid JSON\""},
+    {"{\"aaaaaaaaaaaaaaaaaaaa\":x}",
+     "\"Unexpected token 'x', ...\\\"aaaaaaaa\\\":x}\\\" is not valid JSON\""},
     {"[x,1,2,3,4,5,6,7,8,9,10]", "\"Unexpected token 'x', \\\"[x,1,2,3,4,\\\"... is not valid JSON\""},
     /* Halves of pairs: the token is one unit, and the context may cut one. */
     {"\xf0\x9f\x8c\xb1", "\"Unexpected token '\\ud83c', \\\"\xf0\x9f\x8c\xb1\\\" is not valid JSON\""},
@@ -41,10 +42,6 @@ static const struct {
     {"\xef\xbb\xbf{", "\"Expected property name or '}' in JSON at position 1\""},
     /* What our own reader refuses, and JSON.parse() does not. */
     {"{\"a\":\"\xff\"}", NULL},
-    {"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]"
-     "]]]]]]]]]]]]]]]]]]]]]]]]]"
-     "]]]]]]]]",
-     NULL},
     {" {\"a\":[1,-0.5e+7,{}],\"\\ud800\":null}\n", NULL},
 };
 
@@ -79,6 +76,19 @@ static void test_truncated_everywhere(void **state)
         free(start);
     }
     assert_int_equal(bad_json_explain(SPAN_LIT(whole), &message), BAD_JSON_WELL_FORMED);
+    buf_fini(&message);
+}
+
+static void test_no_limit_of_depth(void **state)
+{
+    (void)state;
+    enum { DEPTH = 50000 };
+    static char text[2 * DEPTH];
+    struct buf message = BUF_INIT;
+    memset(text, '[', DEPTH);
+    memset(text + DEPTH, ']', DEPTH);
+    assert_int_equal(bad_json_explain((struct span){text, sizeof(text)}, &message), BAD_JSON_WELL_FORMED);
+    assert_int_equal(bad_json_explain((struct span){text, sizeof(text) - 1}, &message), BAD_JSON_MALFORMED);
     buf_fini(&message);
 }
 
@@ -157,6 +167,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_words_of_json_parse),
         cmocka_unit_test(test_truncated_everywhere),
+        cmocka_unit_test(test_no_limit_of_depth),
         cmocka_unit_test(test_validation_errors),
         cmocka_unit_test(test_problem),
     };
