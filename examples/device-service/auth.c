@@ -56,12 +56,13 @@ bool auth_user_from(const struct auth_key *key, const char *authorization, struc
     if (!claims)
         return false;
     const char *sub = json_string_value(json_object_get(claims, "sub"));
-    const json_t *exp = json_object_get(claims, "exp"), *nbf = json_object_get(claims, "nbf");
+    const json_t *exp = json_object_get(claims, "exp"), *nbf = json_object_get(claims, "nbf"),
+                 *iat = json_object_get(claims, "iat");
     double now = (double)time(NULL);
     bool ok = sub && *sub && json_is_string(json_object_get(claims, "email")) &&
               (!exp || (json_is_number(exp) && json_number_value(exp) > now)) &&
               (!nbf || (json_is_number(nbf) && json_number_value(nbf) <= now)) &&
-              organization_ok(json_object_get(claims, "organization"));
+              (!iat || json_is_number(iat)) && organization_ok(json_object_get(claims, "organization"));
     if (ok) {
         ret_user->sub = or_die(strdup(sub));
         ret_user->is_admin = has_admin(json_object_get(json_object_get(claims, "realm_access"), "roles")) ||

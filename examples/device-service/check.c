@@ -275,6 +275,38 @@ static enum verdict check_field(const json_t *value, const struct field *field, 
     }
 }
 
+/* An array index, which JavaScript keeps in front of an object's other keys, in ascending order; else -1. */
+static long long key_index(const char *key)
+{
+    size_t len = strlen(key);
+    if (len == 0 || len > 10 || strspn(key, "0123456789") != len || (key[0] == '0' && len > 1))
+        return -1;
+    long long index = strtoll(key, NULL, 10);
+    return index < 4294967295 ? index : -1;
+}
+
+static int compare_indexes(const void *a, const void *b)
+{
+    long long x = key_index(*(const char *const *)a), y = key_index(*(const char *const *)b);
+    return x < y ? -1 : x > y;
+}
+
+/* Moves the indexes to the front; the others stay in their order. */
+static void order_keys(const char **names, size_t count)
+{
+    const char **others = or_die(calloc(count + 1, sizeof(*others)));
+    size_t index_count = 0, other_count = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (key_index(names[i]) < 0)
+            others[other_count++] = names[i];
+        else
+            names[index_count++] = names[i];
+    }
+    memcpy(names + index_count, others, other_count * sizeof(*others));
+    qsort(names, index_count, sizeof(*names), compare_indexes);
+    free(others);
+}
+
 static enum verdict check_unknown_keys(const json_t *value, const struct check_shape *shape, json_t *path,
                                        json_t *issues)
 {
@@ -287,11 +319,12 @@ static enum verdict check_unknown_keys(const json_t *value, const struct check_s
         const struct field *field = shape->fields;
         while (field->name && strcmp(field->name, key) != 0)
             field++;
-        if (!field->name) {
+        if (!field->name)
             names[count++] = key;
-            json_array_append_new(keys, json_string(key));
-        }
     }
+    order_keys(names, count);
+    for (size_t i = 0; i < count; i++)
+        json_array_append_new(keys, json_string(names[i]));
     if (count) {
         char *list = quoted_list(names, count, ", ");
         json_array_append_new(issues, json_pack("{ss sO sO so}", "code", "unrecognized_keys", "keys", keys,

@@ -18,6 +18,7 @@
 
 #include "check.h"
 #include "clients.h"
+#include "json_text.h"
 #include "reply.h"
 
 #define COMMANDS_TOPIC "device.commands.v1"
@@ -67,7 +68,7 @@ static bool command_parse(struct command *command, const rd_kafka_message_t *msg
     *command = (struct command){.wants_response = true};
     if (rd_kafka_message_headers(msg, &command->headers) != RD_KAFKA_RESP_ERR_NO_ERROR)
         command->headers = NULL;
-    command->body = msg->payload ? json_loadb(msg->payload, msg->len, JSON_DECODE_INT_AS_REAL, NULL) : NULL;
+    command->body = msg->payload ? json_text_parse(msg->payload, msg->len, NULL) : NULL;
     const char *type = text_of(command->body, "eventType");
     command->id = text_of(command->body, "correlationId");
     if (!type)

@@ -7,12 +7,15 @@
 #include <ctype.h>
 #include <math.h>
 #include <microhttpd.h>
+#include <openssl/evp.h>
+#include <regex.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "check.h"
+#include "json_text.h"
 
 #define BODY_MAX 102400
 
@@ -122,54 +125,102 @@ static const char *header(const struct call *call, const char *name)
     return MHD_lookup_connection_value(call->connection, MHD_HEADER_KIND, name);
 }
 
-/* Upper-cased charset of a content type, owned; NULL when it names none. */
-static char *charset_of(const char *content_type)
+#define TOKEN     "[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+#define PARAMETER "; *(" TOKEN ") *= *(" TOKEN "|\"([^\"\\\\]|\\\\.)*\") *"
+
+enum body_kind { BODY_UNREAD, BODY_JSON, BODY_FORM };
+
+static bool matches(const char *pattern, const char *text, regmatch_t *groups, size_t count)
 {
-    const char *at = strcasestr(content_type, "charset=");
-    if (!at)
-        return NULL;
-    at += strlen("charset=");
-    at += *at == '"';
-    char *charset = or_die(strndup(at, strcspn(at, "\"; ")));
-    for (char *c = charset; *c; c++)
-        *c = (char)toupper((unsigned char)*c);
-    return charset;
+    regex_t regex;
+    if (regcomp(&regex, pattern, REG_EXTENDED | REG_ICASE) != 0)
+        abort();
+    bool found = regexec(&regex, text, count, groups, 0) == 0;
+    regfree(&regex);
+    return found;
+}
+
+/* A type with a parameter out of form is no type. *ret_charset: lower case, owned, or NULL; the last one counts. */
+static enum body_kind body_kind(const char *type, char **ret_charset)
+{
+    regmatch_t groups[3];
+    *ret_charset = NULL;
+    bool is_json = matches("^ *application/json *(" PARAMETER ")*$", type, NULL, 0);
+    if (!is_json && !matches("^ *application/x-www-form-urlencoded *(" PARAMETER ")*$", type, NULL, 0))
+        return BODY_UNREAD;
+    for (const char *at = strchr(type, ';'); at && matches("^" PARAMETER, at, groups, 3);
+         at += groups[0].rm_eo) {
+        if (groups[1].rm_eo - groups[1].rm_so != 7 || strncasecmp(at + groups[1].rm_so, "charset", 7) != 0)
+            continue;
+        const char *value = at + groups[2].rm_so;
+        size_t len = (size_t)(groups[2].rm_eo - groups[2].rm_so);
+        free(*ret_charset);
+        *ret_charset = *value == '"' ? strndup(value + 1, len - 2) : strndup(value, len);
+        for (char *c = or_die(*ret_charset); *c; c++)
+            *c = (char)tolower((unsigned char)*c);
+    }
+    return is_json ? BODY_JSON : BODY_FORM;
+}
+
+/* The body parser's own errors have no `error`. Takes text. */
+static json_t *parser_error(struct call *call, unsigned status, json_t *text)
+{
+    call->status = status;
+    return json_pack("{si so}", "statusCode", status, "message", text);
+}
+
+static json_t *unsupported(struct call *call, const char *what, char *name, int (*letter)(int))
+{
+    for (char *c = name; *c; c++)
+        *c = (char)letter((unsigned char)*c);
+    return parser_error(call, 415, json_sprintf("unsupported %s \"%s\"", what, name));
+}
+
+/* The parser's order: charset, content coding, size. NULL: the body may be read. */
+static json_t *check_coding(struct call *call, enum body_kind kind, char *charset)
+{
+    const char *coding = header(call, "Content-Encoding");
+    bool is_allowed = !charset || !*charset;
+    if (!is_allowed && kind == BODY_JSON)
+        is_allowed = strncmp(charset, "utf-", 4) == 0;
+    else if (!is_allowed)
+        is_allowed = strcmp(charset, "utf-8") == 0 || strcmp(charset, "iso-8859-1") == 0;
+    if (!is_allowed)
+        return unsupported(call, "charset", charset, toupper);
+    if (coding && *coding && strcasecmp(coding, "identity") != 0) { /* this example inflates nothing */
+        char *copy = or_die(strdup(coding));
+        json_t *refusal = unsupported(call, "content encoding", copy, tolower);
+        free(copy);
+        return refusal;
+    }
+    if (call->is_too_large)
+        return parser_error(call, 413, json_string("request entity too large"));
+    if (kind == BODY_JSON && charset && *charset &&
+        !matches("^utf-*8$", charset, NULL, 0)) /* nor knows others */
+        return unsupported(call, "charset", charset, toupper);
+    return NULL;
 }
 
 /* Returns the answer that refuses the body, or NULL with call->body set. */
 static json_t *parse_body(struct call *call)
 {
     const char *type = header(call, "Content-Type");
+    char *charset = NULL;
+    json_t *text = NULL;
     if (!type || (!header(call, "Content-Length") && !header(call, "Transfer-Encoding")))
         return NULL;
-    size_t len = strcspn(type, "; ");
-    bool is_json = len == strlen("application/json") && strncasecmp(type, "application/json", len) == 0;
-    bool is_form = len == strlen("application/x-www-form-urlencoded") &&
-                   strncasecmp(type, "application/x-www-form-urlencoded", len) == 0;
-    if (!is_json && !is_form)
-        return NULL;
-    char *charset = charset_of(type);
-    bool is_unsupported = charset && strncmp(charset, "UTF-", 4) != 0;
-    json_t *unsupported = is_unsupported ? json_sprintf("unsupported charset \"%s\"", charset) : NULL;
+    enum body_kind kind = body_kind(type, &charset);
+    json_t *refusal = kind == BODY_UNREAD ? NULL : check_coding(call, kind, charset);
     free(charset);
-    if (is_unsupported || call->is_too_large) {
-        call->status = is_unsupported ? 415 : 413;
-        return json_pack("{si so}", "statusCode", call->status, "message",
-                         is_unsupported ? unsupported : json_string("request entity too large"));
-    }
-    if (call->len == 0 || is_form) {
-        call->body = parse_form(call->text ? call->text : "");
+    if (kind == BODY_UNREAD || refusal)
+        return refusal;
+    bool is_bom = call->len == 3 && memcmp(call->text, "\xEF\xBB\xBF", 3) == 0;
+    if (call->len == 0 || is_bom || kind == BODY_FORM) {
+        call->body = parse_form(call->text && !is_bom ? call->text : "");
         return NULL;
     }
-    json_error_t error;
-    size_t bom = strncmp(call->text, "\xEF\xBB\xBF", 3) == 0 ? 3 : 0;
-    call->body = json_loadb(call->text + bom, call->len - bom, JSON_DECODE_INT_AS_REAL, &error);
-    if (call->body)
-        return NULL;
-    return nest_error(call, 400,
-                      json_error_code(&error) == json_error_premature_end_of_input
-                          ? json_string("Unexpected end of JSON input")
-                          : json_sprintf("Unexpected token in JSON at position %d", error.position));
+    call->body = json_text_parse(call->text, call->len, &text);
+    return call->body ? NULL : nest_error(call, 400, text);
 }
 
 static json_t *check_escapes(struct call *call)
@@ -401,21 +452,34 @@ static json_t *answer(struct call *call)
 
 /* ---- libmicrohttpd ---- */
 
+/* Express' weak tag: W/"<length, hex>-<27 characters of the SHA-1 in base64>". */
+static void add_etag(struct MHD_Response *response, const char *text)
+{
+    unsigned char digest[EVP_MAX_MD_SIZE], base64[64];
+    unsigned digest_len = 0;
+    char tag[64];
+    EVP_Digest(text, strlen(text), digest, &digest_len, EVP_sha1(), NULL);
+    EVP_EncodeBlock(base64, digest, (int)digest_len);
+    snprintf(tag, sizeof(tag), "W/\"%zx-%.27s\"", strlen(text), (const char *)base64);
+    MHD_add_response_header(response, "ETag", tag);
+}
+
 static enum MHD_Result send_answer(struct call *call, json_t *body)
 {
     static char nothing[] = "";
     char *text = body ? or_die(json_dumps(body, JSON_COMPACT | JSON_REAL_PRECISION(15))) : nothing;
     struct MHD_Response *response = or_die(MHD_create_response_from_buffer(
         strlen(text), text, body ? MHD_RESPMEM_MUST_FREE : MHD_RESPMEM_PERSISTENT));
-    json_decref(body);
     MHD_add_response_header(response, "X-Powered-By", "Express");
     MHD_add_response_header(response, "Access-Control-Allow-Origin", "*");
     if (body) {
         MHD_add_response_header(response, "Content-Type", "application/json; charset=utf-8");
+        add_etag(response, text);
     } else {
         MHD_add_response_header(response, "Access-Control-Allow-Methods", "GET,HEAD,PUT,PATCH,POST,DELETE");
         MHD_add_response_header(response, "Access-Control-Allow-Headers", "Content-Type, Authorization");
     }
+    json_decref(body);
     enum MHD_Result result = MHD_queue_response(call->connection, call->status, response);
     MHD_destroy_response(response);
     return result;

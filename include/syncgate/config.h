@@ -13,6 +13,9 @@
 #include "syncgate/err.h"
 #include "syncgate/log.h"
 
+/* The form of answers that refuse a request: as the legacy backend; as NestJS's ValidationPipe; RFC 9457 for every error that
+ * the gateway makes. */
+enum config_error_profile { CONFIG_ERRORS_TS_REST, CONFIG_ERRORS_NEST, CONFIG_ERRORS_PROBLEM };
 enum config_env { CONFIG_DEVELOPMENT, CONFIG_PRODUCTION, CONFIG_TEST };
 
 /* Where to listen: a literal address (or localhost) and a port, ready for bind(). */
@@ -59,6 +62,7 @@ struct config {
     uint32_t connection_memory; /* bytes */
     uint32_t idle_timeout_ms;
     uint32_t body_timeout_ms;
+    enum config_error_profile error_profile;
 
     char *kafka_brokers; /* optional; "embedded" or a bootstrap list */
     uint32_t kafka_message_timeout_ms;

@@ -51,6 +51,9 @@ const struct option options[] = {
         "A connection without a request is closed after this time. Keep it above the idle timeout of a proxy in front."),
     NUMBER_OPTION("SYNCGATE_BODY_TIMEOUT", "bodyTimeout", OPTION_DURATION, body_timeout_ms, "30s", 100 * MS, 10 * MIN, false,
         "A request whose body has not arrived after this time is given up."),
+    OPTION(NULL, "SYNCGATE_ERROR_PROFILE", "errorProfile", OPTION_CHOICE, error_profile, "ts-rest", 0, 0, "ts-rest|nest|problem+json", true, false,
+     "Form of the Kafka path's error answers. `ts-rest`: as the legacy backend; `nest`: validation errors as NestJS's ValidationPipe; "
+     "`problem+json`: RFC 9457 for every error that the gateway makes."),
     OPTION(NULL, "TRUSTED_PROXIES", "trustedProxies", OPTION_CIDRS, trusted_proxies, NULL, 0, 0, NULL, true, false,
      "Proxies whose X-Forwarded-* headers are believed."),
 

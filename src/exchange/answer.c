@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Answers: gateway-made errors, mapped replies, and the legacy backend's, each with its correlation id. */
-#include <stdio.h>
-
 #include "internal.h"
+#include "profile.h"
 
 #define HEADERS_MAX 160
 
 static const struct http_header content_type = {SPAN_INIT("Content-Type"),
                                                 SPAN_INIT("application/json; charset=utf-8")};
+static const struct http_header problem_type = {SPAN_INIT("Content-Type"),
+                                                SPAN_INIT("application/problem+json; charset=utf-8")};
 static const struct http_header allow_origin = {SPAN_INIT("Access-Control-Allow-Origin"), SPAN_INIT("*")};
 static const struct http_header expose = {SPAN_INIT("Access-Control-Expose-Headers"),
                                           SPAN_INIT("X-Correlation-Id, Retry-After")};
@@ -17,32 +18,18 @@ static struct http_header correlation_header(const struct exchange *ex)
     return (struct http_header){SPAN_LIT("X-Correlation-Id"), {ex->id_text, AWAIT_ID_TEXT_LEN}};
 }
 
+static bool is_problem(const struct exchange *ex)
+{
+    return ex->view->plan->config->error_profile == CONFIG_ERRORS_PROBLEM;
+}
+
 void exchange_answer_json(struct exchange *ex, int status, struct span body)
 {
-    const struct http_header headers[] = {content_type, allow_origin, expose, correlation_header(ex)};
+    const struct http_header headers[] = {is_problem(ex) ? problem_type : content_type, allow_origin, expose,
+                                          correlation_header(ex)};
     const struct http_answer answer = {status, headers, SG_ARRAY_LEN(headers), body};
     exchange_set_state(ex, EXCHANGE_ANSWERED);
     http_request_answer(ex->http, &answer);
-}
-
-static const char *reason_phrase(int status)
-{
-    switch (status) {
-    case 400:
-        return "Bad Request";
-    case 404:
-        return "Not Found";
-    case 501:
-        return "Not Implemented";
-    case 502:
-        return "Bad Gateway";
-    case 503:
-        return "Service Unavailable";
-    case 504:
-        return "Gateway Timeout";
-    default:
-        return "Internal Server Error";
-    }
 }
 
 void exchange_answer_error(struct exchange *ex, enum err_code code, const char *message)
@@ -50,16 +37,22 @@ void exchange_answer_error(struct exchange *ex, enum err_code code, const char *
     const struct err_info *info = err_info(code);
     struct buf *body = &ex->worker->payload;
     buf_clear(body);
-    buf_append_lit(body, "{\"message\":");
-    buf_append_json_string(body, span_of(message));
-    buf_printf(body, ",\"error\":\"%s\",\"statusCode\":%d,\"code\":\"%s\",\"correlationId\":\"%s\"}",
-               reason_phrase(info->status), info->status, info->wire, ex->id_text);
+    if (is_problem(ex)) {
+        buf_clear(&ex->worker->scratch);
+        buf_append_json_string(&ex->worker->scratch, span_of(message));
+        profile_problem(code, buf_span(&ex->worker->scratch), correlation_header(ex).value, body);
+    } else {
+        buf_append_lit(body, "{\"message\":");
+        buf_append_json_string(body, span_of(message));
+        buf_printf(body, ",\"error\":\"%s\",\"statusCode\":%d,\"code\":\"%s\",\"correlationId\":\"%s\"}",
+                   profile_reason(info->status), info->status, info->wire, ex->id_text);
+    }
     ex->code = code;
     char seconds[24];
     struct buf retry_after = {seconds, 0, sizeof(seconds), false};
     /* Rounded up: who comes back then is not too early. */
     buf_append_i64(&retry_after, (int64_t)(ex->retry_after_ns / SG_NSEC_PER_SEC) + 1);
-    const struct http_header headers[] = {content_type,
+    const struct http_header headers[] = {is_problem(ex) ? problem_type : content_type,
                                           allow_origin,
                                           expose,
                                           correlation_header(ex),

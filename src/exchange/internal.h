@@ -100,6 +100,12 @@ void exchange_breaker_report_failure(struct exchange *ex, enum err_code code);
 void exchange_breaker_report_end(struct exchange *ex, enum await_winner winner);
 /* check.c: body, token, role, schema. True: the request is good. False: it was answered or sent to legacy. */
 bool exchange_check(struct exchange *ex);
+/* body.c: reads and indexes the body. *ret_root is NULL for an absent one. False: answered, or sent to legacy. */
+bool exchange_parse_body(struct exchange *ex, const struct json_node **ret_root);
+/* profile.c: refusals in the form of the error profile. `message` is a JSON string with its quotes. */
+void exchange_refuse(struct exchange *ex, enum err_code code, struct span message);
+/* The list of issues that schema_explain() wrote. */
+void exchange_refuse_invalid(struct exchange *ex, const struct buf *issues);
 /* command.c: forms the command and produces it; parks, answers or falls back. */
 void exchange_send_command(struct exchange *ex);
 void exchange_on_delivery(void *loop_arg, uint64_t handle, enum kafka_delivery delivery, enum err_code code);
@@ -123,6 +129,7 @@ void exchange_note_fallback(struct exchange *ex, enum path_fallback reason);
 void exchange_format_address(const struct sockaddr *address, char out[INET6_ADDRSTRLEN]);
 /* answer.c */
 void exchange_answer_error(struct exchange *ex, enum err_code code, const char *message);
+/* An error, in the form of the profile already. */
 void exchange_answer_json(struct exchange *ex, int status, struct span body);
 void exchange_answer_rule(struct exchange *ex, const struct route_answer *answer,
                           const struct mapping_scope *scope);
