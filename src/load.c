@@ -231,6 +231,8 @@ static enum err_code load_shared(struct app *app, struct needs *ret_needs, struc
         .url = config->legacy_url,
         .connect_timeout_ms = config->legacy_connect_timeout_ms,
         .timeout_ms = config->legacy_timeout_ms,
+        .retries = config->legacy_retries,
+        .retry_backoff_ms = config->legacy_retry_backoff_ms,
     };
     return ERR_OK;
 }

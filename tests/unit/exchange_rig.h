@@ -215,7 +215,8 @@ static int rig_start(void **state)
     assert_int_equal(exchange_shared_init(&rig.shared, rig.routes, modes), ERR_OK);
     assert_int_equal(await_instance_new(&rig.shared.instance), ERR_OK);
     rig.shared.has_legacy = true;
-    rig.shared.legacy = (struct legacy_settings){rig.legacy_url, 60000, 60000, 64};
+    rig.shared.legacy = (struct legacy_settings){
+        .url = rig.legacy_url, .connect_timeout_ms = 60000, .timeout_ms = 60000, .max_connections = 64};
     rig.shared.max_parked_per_loop = 1000;
     rig.loop = loop_new(&err);
     rig.worker = exchange_worker_new(&rig.shared, rig.loop, 0, &err);
