@@ -811,6 +811,31 @@ static void test_attempts_share_one_timeout(void **state)
     assert_int_equal(backend.executions, 2); /* and no attempt after a time-out */
 }
 
+/* The first connection ends after the request, the second one is held: what waits to be sent again was perhaps executed. */
+static void serve_once_then_drip(struct backend_conn *conn)
+{
+    struct backend_request request;
+    if (!backend_read(conn, &request) || conn->number == 0)
+        return;
+    backend_say(conn, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab");
+    backend_wait_go(conn);
+}
+
+static void test_a_sent_call_is_never_overload(void **state)
+{
+    (void)state;
+    begin(serve_once_then_drip, "", (struct limits){.connections = 1, .retries = 2, .timeout_ms = 500});
+    struct owner sent = {0}, paused = {.refuse = true};
+    assert_int_equal(start(&sent, "PUT", "/", "b"), ERR_OK);
+    assert_int_equal(start(&paused, "GET", "/", NULL), ERR_OK);
+    RUN_UNTIL(sent.ends);
+    assert_int_equal(sent.code, ERR_LEGACY_BROKEN);
+    assert_int_equal(paused.ends, 0);
+    assert_int_equal(legacy_retries(legacy), 1);
+    legacy_call_cancel(paused.call);
+    finish();
+}
+
 static void test_resting_calls(void **state)
 {
     (void)state;
@@ -1502,6 +1527,7 @@ int main(void)
         cmocka_unit_test(test_refused_connections_are_tried_again),
         cmocka_unit_test(test_rests_grow_and_are_jittered),
         cmocka_unit_test(test_attempts_share_one_timeout),
+        cmocka_unit_test(test_a_sent_call_is_never_overload),
         cmocka_unit_test(test_resting_calls),
         cmocka_unit_test(test_calls_are_limited),
         cmocka_unit_test(test_sent_is_never_called_unreachable),
