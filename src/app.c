@@ -105,6 +105,9 @@ static enum err_code make_workers(struct app *app, struct err *err)
         .connect_timeout_ms = config->legacy_connect_timeout_ms,
         .timeout_ms = config->legacy_timeout_ms,
         .max_connections = share(config->legacy_max_connections, app->worker_count),
+        .max_calls = share(config->legacy_max_requests, app->worker_count),
+        .retries = config->legacy_retries,
+        .retry_backoff_ms = config->legacy_retry_backoff_ms,
     };
     app->workers = calloc(app->worker_count, sizeof(*app->workers));
     if (!app->workers)

@@ -81,6 +81,8 @@ struct config {
     uint32_t legacy_connect_timeout_ms;
     uint32_t legacy_max_connections;
     uint32_t legacy_max_requests;
+    uint32_t legacy_retries;
+    uint32_t legacy_retry_backoff_ms;
 
     char *feature_kafka_events;
     struct config_feature *features; /* sorted by operation, each once */

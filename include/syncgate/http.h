@@ -87,7 +87,10 @@ void http_front_freep(struct http_front **front);
 /* ---- request. Thread: the front's loop ---- */
 
 struct span http_request_method(const struct http_request *request);
-struct span http_request_target(const struct http_request *request); /* as received: path and query */
+/* Path and query as received; of a target in absolute form what follows its authority, "/" at least. */
+struct span http_request_target(const struct http_request *request);
+/* Whom the client means: the authority of an absolute target, else Host; ptr NULL if neither is there. */
+struct span http_request_host(const struct http_request *request);
 bool http_request_is_http10(const struct http_request *request);
 /* First header of that name (any case); ptr NULL if absent. */
 struct span http_request_header(const struct http_request *request, const char *name);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* legacy: the direct path. One HTTP request to the legacy backend through libcurl's multi interface (socket_action) in
  * the caller's loop, with kept-alive connections, streamed both ways with bounded buffers. Sole includer of curl.h.
- * Only GET, HEAD and OPTIONS without a body may be sent a second time (when a reused connection dies before the answer);
- * everything else, idempotent or not, is sent at most once. It follows no redirect and decodes no content.
+ * Only GET, HEAD, OPTIONS, TRACE, PUT and DELETE (RFC 9110 section 9.2.2) whose body is here whole may be sent more than
+ * once, as legacy_settings.retries says; everything else is sent at most once, whatever becomes of its connection. It
+ * follows no redirect and decodes no content.
  * Needs libcurl 7.87 (CURLOPT_PREREQFUNCTION, CURLOPT_QUICK_EXIT).
  * Thread: the loop's own throughout. Locks: none. design.md section 5. */
 #pragma once
@@ -22,6 +23,15 @@ struct legacy_settings {
     uint32_t timeout_ms;
     uint32_t
         max_connections; /* to the backend, of this loop; calls above wait in order, for timeout_ms at most */
+    /* Calls of this loop under way or waiting; legacy_start() refuses more with ERR_OVERLOADED. 0: no limit. */
+    uint32_t max_calls;
+    /* Attempts after the first (0: none), of an idempotent call without a streamed body, when the connection was refused,
+     * or ended before the first line of an answer; not after a time-out. libcurl's own resend on a kept-alive connection
+     * that died is one of them, and goes out at once; before attempt n (from 0) of the others the call rests for
+     * a random time between 0 and min(retry_backoff_ms * 2^n, 1 s). All attempts together have timeout_ms until the
+     * head of an answer. */
+    uint32_t retries;
+    uint32_t retry_backoff_ms;
 };
 /* Process-wide libcurl initialisation, once, before any thread starts. */
 enum err_code legacy_global_init(void) SG_NODISCARD;
@@ -81,13 +91,14 @@ struct legacy_handler {
     void (*on_writable)(void *arg);
     /* Over. ERR_OK: the answer is complete (an answer that comes before the upload has ended ends it). Certainly not
      * executed: ERR_LEGACY_UNREACHABLE (no connection), ERR_OVERLOADED (no connection was free in time), ERR_NO_MEMORY.
-     * Perhaps executed: ERR_LEGACY_TIMEOUT, ERR_LEGACY_BROKEN (reset, bad HTTP, truncated body). */
+     * Perhaps executed: ERR_LEGACY_TIMEOUT, ERR_LEGACY_BROKEN (reset, bad HTTP, truncated body). Of a call that was tried
+     * more than once "not executed" means: by none of the attempts. */
     void (*on_end)(void *arg, enum err_code code);
 };
 
 /* Starts a call. ERR_OK with *ret_call borrowed until on_end; else nothing was started and no callback comes:
  * ERR_BAD_REQUEST (method or header name no token, CR, LF or NUL in a value, blank or control character in the target,
- * CONNECT) or ERR_NO_MEMORY. This and all calls below may be used inside any callback, of any call. */
+ * CONNECT), ERR_OVERLOADED (max_calls) or ERR_NO_MEMORY. This and all calls below may be used inside any callback, of any call. */
 enum err_code legacy_start(struct legacy *legacy, const struct legacy_request *request,
                            const struct legacy_handler *handler, void *arg,
                            struct legacy_call **ret_call) SG_NODISCARD;
@@ -101,3 +112,5 @@ void legacy_call_resume(struct legacy_call *call);
  * any more. Harmless inside on_end. */
 void legacy_call_cancel(struct legacy_call *call);
 size_t legacy_active(const struct legacy *legacy);
+/* Attempts after the first, of all calls so far, libcurl's own included. */
+uint64_t legacy_retries(const struct legacy *legacy);

@@ -43,7 +43,7 @@ void ops_count_reply(struct ops_counters *counters, enum ops_reply reply);
 struct ops_gauges {
     uint64_t parked;
     uint64_t active_requests;
-    uint64_t legacy_active;
+    uint64_t legacy_active, legacy_retries;
     uint64_t wins[AWAIT_WINNER_COUNT];
     uint64_t auth_hits, auth_verified, auth_refused;
 };

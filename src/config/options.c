@@ -91,6 +91,11 @@ const struct option options[] = {
         "Connections to the backend at a time, all loops together."),
     NUMBER_OPTION("LEGACY_MAX_REQUESTS", "legacy.maxRequests", OPTION_UINT, legacy_max_requests, "4096", 1, 1000000, false,
         "Calls to the backend at a time, those that wait for a connection included, all loops together. More are answered 503 OVERLOADED."),
+    NUMBER_OPTION("LEGACY_RETRIES", "legacy.retries", OPTION_UINT, legacy_retries, "2", 0, 10, false,
+        "How often a GET, HEAD, OPTIONS, TRACE, PUT or DELETE without a streamed body is sent again when the backend refuses the "
+        "connection or closes it without an answer; 0: never."),
+    NUMBER_OPTION("LEGACY_RETRY_BACKOFF", "legacy.retryBackoff", OPTION_DURATION, legacy_retry_backoff_ms, "50ms", 1 * MS, 10 * SEC, false,
+        "Before it is sent again: a random time up to this, doubled with every attempt, and never more than 1s."),
 
     OPTION("Feature flag", "FEATURE_KAFKA_EVENTS", "feature.kafkaEvents", OPTION_STRING, feature_kafka_events, "false", 1, 64, NULL, true, false,
      "`false` or `off`: legacy only; `split:N`: N % of the users as with `true`, the rest as with `off`; `true` or `primary`: Kafka first, legacy when the command is certainly not in Kafka; `only`: Kafka only."),

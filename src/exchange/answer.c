@@ -3,7 +3,7 @@
 #include "internal.h"
 #include "profile.h"
 
-#define HEADERS_MAX 160
+#define HEADERS_MAX 512 /* above what legacy hands on */
 
 static const struct http_header content_type = {SPAN_INIT("Content-Type"),
                                                 SPAN_INIT("application/json; charset=utf-8")};

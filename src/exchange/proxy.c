@@ -85,7 +85,7 @@ static size_t extra_headers(struct exchange *ex, struct header_list *list, struc
     bool proto = list->trusted && list->forwarded_proto.ptr, host = list->trusted && list->forwarded_host.ptr;
     extra[count++] = (struct legacy_header){SPAN_LIT("X-Forwarded-Proto"),
                                             proto ? list->forwarded_proto : SPAN_LIT("http")};
-    struct span own_host = http_request_header(ex->http, "Host");
+    struct span own_host = http_request_host(ex->http);
     if (host || own_host.ptr)
         extra[count++] =
             (struct legacy_header){SPAN_LIT("X-Forwarded-Host"), host ? list->forwarded_host : own_host};

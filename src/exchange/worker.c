@@ -109,6 +109,7 @@ void exchange_worker_collect(struct exchange_worker *worker, struct ops_counters
         .parked = await_count(worker->table),
         .active_requests = worker->active,
         .legacy_active = worker->legacy ? legacy_active(worker->legacy) : 0,
+        .legacy_retries = worker->legacy ? legacy_retries(worker->legacy) : 0,
     };
     memcpy(mine.wins, await_wins(worker->table), sizeof(mine.wins));
     if (worker->auth) {

@@ -18,7 +18,8 @@ enum MHD_Result http_queue(struct http_request *request)
     return rc;
 }
 
-/* Header lines with NUL-terminated copies; a value with a line break in it is dropped by libmicrohttpd. */
+/* Header lines with NUL-terminated copies; a value with a line break in it is dropped by libmicrohttpd. So is an empty
+ * one, for which a blank stands: to its reader that is the same (RFC 9110 section 5.5). */
 static void add_headers(struct http_request *request, struct MHD_Response *response,
                         const struct http_answer *answer)
 {
@@ -28,7 +29,7 @@ static void add_headers(struct http_request *request, struct MHD_Response *respo
         buf_clear(scratch);
         buf_append_span(scratch, header->name);
         buf_append_char(scratch, '\0');
-        buf_append_span(scratch, header->value);
+        buf_append_span(scratch, header->value.len ? header->value : SPAN_LIT(" "));
         buf_append_char(scratch, '\0');
         if (buf_ok(scratch))
             MHD_add_response_header(response, scratch->ptr, scratch->ptr + header->name.len + 1);

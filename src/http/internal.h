@@ -92,7 +92,8 @@ struct http_request {
     struct buf stream; /* stream_at..len is to be sent */
     size_t stream_at;
     size_t target_len;
-    char target[];
+    struct span authority; /* of a target in absolute form, behind target */
+    char target[];         /* NUL-terminated */
 };
 
 /* front.c */

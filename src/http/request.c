@@ -19,19 +19,46 @@ static struct http_connection *connection_of(struct MHD_Connection *mhd)
     return info ? info->socket_context : NULL;
 }
 
+/* RFC 9112 section 3.2.2: a target in absolute form is accepted, and its authority stands for Host. Fills path (without the
+ * slash if the URI has none) and authority (ptr NULL in any other form). */
+static void split_target(struct span uri, struct span *ret_path, struct span *ret_authority)
+{
+    static const char *const schemes[] = {"http://", "https://"};
+    *ret_path = uri;
+    *ret_authority = (struct span){NULL, 0};
+    for (size_t i = 0; i < SG_ARRAY_LEN(schemes); i++) {
+        size_t len = strlen(schemes[i]);
+        if (uri.len <= len || strncasecmp(uri.ptr, schemes[i], len) != 0)
+            continue;
+        size_t end = len + strcspn(uri.ptr + len, "/?");
+        *ret_authority = (struct span){uri.ptr + len, end - len};
+        *ret_path = (struct span){uri.ptr + end, uri.len - end};
+        return;
+    }
+}
+
 void *http_on_first_line(void *cls, const char *uri, struct MHD_Connection *mhd)
 {
     struct http_pack *pack = cls;
     struct http_connection *connection = connection_of(mhd);
-    size_t target_len = strlen(uri);
-    struct http_request *request = connection ? calloc(1, sizeof(*request) + target_len + 1) : NULL;
+    struct span path, authority;
+    split_target(span_of(uri), &path, &authority);
+    bool slash = authority.ptr && (path.len == 0 || path.ptr[0] != '/');
+    size_t target_len = slash + path.len, len = target_len + 1 + authority.len;
+    struct http_request *request = connection ? calloc(1, sizeof(*request) + len) : NULL;
     if (!request)
         return NULL; /* http_on_access refuses */
     request->front = pack->front;
     request->connection = connection;
     request->started_ns = loop_now_ns(pack->front->loop);
     request->target_len = target_len;
-    memcpy(request->target, uri, target_len + 1);
+    if (slash)
+        request->target[0] = '/';
+    memcpy(request->target + slash, path.ptr, path.len);
+    if (authority.ptr) {
+        memcpy(request->target + target_len + 1, authority.ptr, authority.len);
+        request->authority = (struct span){request->target + target_len + 1, authority.len};
+    }
     connection->request = request;
     request->link = &pack->front->requests;
     request->next = *request->link;
@@ -377,6 +404,11 @@ struct span http_request_method(const struct http_request *request)
 struct span http_request_target(const struct http_request *request)
 {
     return (struct span){request->target, request->target_len};
+}
+
+struct span http_request_host(const struct http_request *request)
+{
+    return request->authority.ptr ? request->authority : http_request_header(request, "Host");
 }
 
 bool http_request_is_http10(const struct http_request *request)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What the files of this room share. legacy.c owns the life of calls, request.c and head.c the two messages,
- * transfer.c the callbacks of one transfer, wire.c the sockets and the timer of the multi handle. */
+ * transfer.c the callbacks of one transfer, retry.c what is sent again, wire.c the sockets and the timer of the multi
+ * handle. */
 #pragma once
 
 #include <curl/curl.h>
@@ -23,6 +24,10 @@ struct legacy {
     uint64_t timeout_ns;
     long connect_timeout_ms;
     size_t max_connections;
+    size_t max_calls; /* 0: no limit */
+    unsigned max_retries;
+    uint32_t retry_backoff_ms;
+    uint64_t retries; /* of all calls so far */
 
     struct call_list waiting; /* started, not in the multi handle: FIFO */
     struct call_list work;    /* calls that the task has to look at */
@@ -64,11 +69,13 @@ struct legacy_call {
     TAILQ_ENTRY(legacy_call) link;      /* waiting or spare */
     TAILQ_ENTRY(legacy_call) work_link; /* work */
     struct loop_timer timer;
+    uint64_t started_ns;
     uint64_t progress_ns; /* last sign of life of the backend, or end of a wait that was ours */
     curl_off_t uploaded;  /* as of the last look of the timer */
 
     bool in_work;
     bool running;   /* in the multi handle */
+    bool resting;   /* between two attempts: the timer ends it */
     bool cancelled; /* the owner is gone */
     bool over;      /* on_end is being called or has been */
     bool failed;    /* a callback had to give up: ends as ERR_LEGACY_BROKEN */
@@ -79,14 +86,17 @@ struct legacy_call {
     struct buf text;
     struct curl_slist *nodes;
     size_t node_cap;
-    bool resendable; /* GET, HEAD, OPTIONS without a body */
+    bool resendable; /* idempotent, and no stream */
     bool has_body;
     bool head_method;
-    unsigned requests; /* times curl was about to send it */
+    unsigned requests;        /* times curl was about to send it */
+    unsigned requests_of_run; /* those since it entered the multi handle */
+    unsigned retries;         /* attempts after the first */
+    enum err_code failure;    /* of the attempt before; with retries only */
     enum legacy_body body_kind;
-    struct span body;    /* FIXED: what is left */
-    int64_t stream_left; /* STREAM: bytes of content_length still to come; -1: chunked */
-    struct buf stream;   /* STREAM: [stream_off, len) is not sent yet */
+    struct span whole_body, body; /* FIXED: all of it, and what is left */
+    int64_t stream_left;          /* STREAM: bytes of content_length still to come; -1: chunked */
+    struct buf stream;            /* STREAM: [stream_off, len) is not sent yet */
     size_t stream_off;
     bool stream_ended;
     bool stream_bad; /* more or fewer bytes than announced */
@@ -109,6 +119,10 @@ struct legacy_call {
 void call_add_work(struct legacy_call *call);
 /* Removes the call from curl, tells the owner and takes the call back. Never inside a callback of curl. */
 void call_end(struct legacy_call *call, enum err_code code);
+/* The same for what curl has ended: it may be tried again. */
+void call_done(struct legacy_call *call, CURLcode rc);
+/* Takes the call out of curl or the queue. */
+void call_leave(struct legacy_call *call);
 
 /* ---- fields.c: header fields, RFC 9110 section 5 ---- */
 bool field_is_token(struct span name);
@@ -136,6 +150,14 @@ enum err_code transfer_result(const struct legacy_call *call, CURLcode rc);
 /* Of our own timer. Ends the call or sets the timer again. */
 void transfer_on_timer(struct loop_timer *timer);
 size_t stream_len(const struct legacy_call *call);
+
+/* ---- retry.c ---- */
+/* Whether curl may send the request again now; then it is counted. */
+bool retry_by_curl(struct legacy_call *call) SG_NODISCARD;
+/* True: the failed call was taken out of curl, rests, and is tried again later. */
+bool retry_rest(struct legacy_call *call, CURLcode rc, enum err_code code) SG_NODISCARD;
+/* The rest is over: the call waits for its turn. */
+void retry_go_on(struct legacy_call *call);
 
 /* ---- wire.c ---- */
 /* The call has a known connection, or none any more. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Invariants:
- * - A call is in exactly one place: waiting (started), running (in the multi handle), or spare; `work` is
- * beside it.
+ * - A call is in exactly one place: waiting (started), running (in the multi handle), resting (between two attempts;
+ * in no list, its timer is set), or spare; `work` is beside it.
  * - The owner's calls (start, write, resume, cancel) never enter curl, so they are safe inside any callback;
  * what they ask for is done by the task at the end of the turn.
  * - A cancelled call stays until the task removes it; no callback of the owner follows.
@@ -129,7 +129,8 @@ static void call_reset(struct legacy_call *call)
 {
     call->running = call->cancelled = call->over = call->failed = false;
     call->answered = call->last_word = call->reading = call->probed = false;
-    call->requests = 0;
+    call->resting = false;
+    call->requests = call->requests_of_run = call->retries = 0;
     call->uploaded = 0;
     call->received = 0;
     call->stream_off = 0;
@@ -187,16 +188,32 @@ static void remove_work(struct legacy_call *call)
     call->legacy->work_len--;
 }
 
-void call_end(struct legacy_call *call, enum err_code code)
+void call_leave(struct legacy_call *call)
 {
     struct legacy *legacy = call->legacy;
     if (call->running) {
         curl_multi_remove_handle(legacy->multi, call->easy);
         wire_placed(call);
         legacy->running--;
-    } else {
+        call->running = false;
+    } else if (!call->resting) {
         TAILQ_REMOVE(&legacy->waiting, call, link);
     }
+    if (!TAILQ_EMPTY(&legacy->waiting))
+        loop_defer(legacy->loop, &legacy->task);
+}
+
+void call_done(struct legacy_call *call, CURLcode rc)
+{
+    enum err_code code = transfer_result(call, rc);
+    if (code == ERR_OK || !retry_rest(call, rc, code))
+        call_end(call, code);
+}
+
+void call_end(struct legacy_call *call, enum err_code code)
+{
+    struct legacy *legacy = call->legacy;
+    call_leave(call);
     if (call->in_work)
         remove_work(call);
     call->over = true;
@@ -206,8 +223,6 @@ void call_end(struct legacy_call *call, enum err_code code)
         call->handler.on_end(call->arg, code);
     }
     call_give_back(call);
-    if (!TAILQ_EMPTY(&legacy->waiting))
-        loop_defer(legacy->loop, &legacy->task);
 }
 
 /* The upload has run dry and curl does not read: the backend has closed, or has said everything. Going on
@@ -298,6 +313,9 @@ struct legacy *legacy_new(struct loop *loop, const struct legacy_settings *setti
     legacy->timeout_ns = settings->timeout_ms * SG_NSEC_PER_MSEC;
     legacy->connect_timeout_ms = (long)settings->connect_timeout_ms;
     legacy->max_connections = settings->max_connections;
+    legacy->max_calls = settings->max_calls;
+    legacy->max_retries = settings->retries;
+    legacy->retry_backoff_ms = settings->retry_backoff_ms;
     TAILQ_INIT(&legacy->waiting);
     TAILQ_INIT(&legacy->work);
     TAILQ_INIT(&legacy->spare);
@@ -339,12 +357,14 @@ void legacy_freep(struct legacy **legacy_ptr)
 enum err_code legacy_start(struct legacy *legacy, const struct legacy_request *request,
                            const struct legacy_handler *handler, void *arg, struct legacy_call **ret_call)
 {
+    if (legacy->max_calls && legacy->active >= legacy->max_calls)
+        return ERR_OVERLOADED;
     struct legacy_call *call = call_take(legacy);
     if (!call)
         return ERR_NO_MEMORY;
     enum err_code code = request_apply(call, request);
     if (code == ERR_OK) {
-        call->progress_ns = loop_now_ns(legacy->loop);
+        call->started_ns = call->progress_ns = loop_now_ns(legacy->loop);
         code = loop_timer_set(legacy->loop, &call->timer, call->progress_ns + legacy->timeout_ns);
     }
     if (code != ERR_OK) {
@@ -406,4 +426,9 @@ void legacy_call_cancel(struct legacy_call *call)
 size_t legacy_active(const struct legacy *legacy)
 {
     return legacy->active;
+}
+
+uint64_t legacy_retries(const struct legacy *legacy)
+{
+    return legacy->retries;
 }

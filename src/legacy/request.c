@@ -110,6 +110,16 @@ static bool reserve_nodes(struct legacy_call *call, size_t count)
     return true;
 }
 
+/* RFC 9110 section 9.2.2. Methods that are not in it may be, but nobody says so. */
+static bool is_idempotent(struct span method)
+{
+    static const char *const methods[] = {"GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"};
+    for (size_t i = 0; i < SG_ARRAY_LEN(methods); i++)
+        if (is_method(method, methods[i]))
+            return true;
+    return false;
+}
+
 /* How curl is to frame the request. UPLOAD is its PUT machinery: unlike its POST it invents no Content-Type.
  * Methods whose meaning is their body say that it is empty (RFC 9110 section 8.6). Returns the length to
  * announce. */
@@ -128,13 +138,11 @@ static bool frame(struct legacy_call *call, const struct legacy_request *request
     *ret_length = length;
     call->body_kind = request->body_kind;
     call->body = request->body_kind == LEGACY_BODY_FIXED ? request->body : (struct span){NULL, 0};
+    call->whole_body = call->body;
     call->stream_left = length;
     call->has_body = length != 0;
     call->head_method = is_method(method, "HEAD");
-    /* PUT and DELETE are idempotent by definition, but a DELETE done twice answers 404: only what changes
-     * nothing may be sent again. */
-    call->resendable =
-        !call->has_body && (is_method(method, "GET") || is_method(method, "OPTIONS") || call->head_method);
+    call->resendable = is_idempotent(method) && (!call->has_body || call->body_kind == LEGACY_BODY_FIXED);
     return announce;
 }
 

@@ -3,10 +3,9 @@
  * - Inside them nothing of curl is called but curl_easy_getinfo(); the owner, whom they call, may cancel the
  * call, so `cancelled` is looked at again after every word to the owner. The handle is removed later, by the
  * task.
- * - A request goes out a second time only if `resendable`. curl retries every method when a reused connection
+ * - A request goes out a second time only as retry.c permits. curl retries every method when a reused connection
  * dies before the first byte of an answer (lib/transfer.c, Curl_retry_request). That no SEEKFUNCTION is set
- * stops it only once a byte of the body has left, so on_request() is asked before each attempt and refuses
- * the second.
+ * stops it only once a byte of the body has left, so on_request() is asked before each attempt.
  * - `requests` == 0 proves that not a byte of a request has left. */
 #include "call.h"
 
@@ -24,9 +23,10 @@ static int on_request(void *arg, char *peer_ip, char *own_ip, int peer_port, int
 {
     (void)peer_ip, (void)own_ip, (void)peer_port, (void)own_port;
     struct legacy_call *call = arg;
-    if (call->cancelled || (call->requests > 0 && !call->resendable))
+    if (call->cancelled || (call->requests_of_run > 0 && !retry_by_curl(call)))
         return CURL_PREREQFUNC_ABORT;
     call->requests++;
+    call->requests_of_run++;
     if (!call->unplaced)
         call->legacy->unplaced++;
     call->unplaced = true;
@@ -175,16 +175,19 @@ void transfer_on_timer(struct loop_timer *timer)
     struct legacy *legacy = call->legacy;
     uint64_t now = loop_now_ns(legacy->loop);
     curl_off_t uploaded = 0;
+    if (call->resting)
+        retry_go_on(call);
     if (call->running)
         curl_easy_getinfo(call->easy, CURLINFO_SIZE_UPLOAD_T, &uploaded);
     if (waits_for_owner(call) || uploaded != call->uploaded)
         call->progress_ns = now;
     call->uploaded = uploaded;
-    uint64_t deadline = call->progress_ns + legacy->timeout_ns;
+    uint64_t since = call->retries > 0 && !call->head.done ? call->started_ns : call->progress_ns;
+    uint64_t deadline = since + legacy->timeout_ns;
     if (deadline > now && loop_timer_set(legacy->loop, timer, deadline) == ERR_OK)
         return;
     if (!call->running)
-        call_end(call, ERR_OVERLOADED);
+        call_end(call, call->retries > 0 ? call->failure : ERR_OVERLOADED);
     else
         call_end(call, call->requests ? ERR_LEGACY_TIMEOUT : ERR_LEGACY_UNREACHABLE);
 }

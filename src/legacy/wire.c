@@ -31,7 +31,7 @@ static void collect(struct legacy *legacy)
         if (msg->msg != CURLMSG_DONE)
             continue;
         curl_easy_getinfo(msg->easy_handle, CURLINFO_PRIVATE, &call);
-        call_end(call, transfer_result(call, msg->data.result));
+        call_done(call, msg->data.result);
     }
 }
 

@@ -120,6 +120,7 @@ void ops_gauges_add(struct ops_gauges *dst, const struct ops_gauges *src)
     dst->parked += src->parked;
     dst->active_requests += src->active_requests;
     dst->legacy_active += src->legacy_active;
+    dst->legacy_retries += src->legacy_retries;
     add_array(dst->wins, src->wins, AWAIT_WINNER_COUNT);
     dst->auth_hits += src->auth_hits;
     dst->auth_verified += src->auth_verified;

@@ -191,6 +191,8 @@ void ops_render_metrics(const struct ops_counters *counters, const struct ops_ga
     value(out, "syncgate_connections", "gauge", "Open client connections.", process->connections);
     value(out, "syncgate_legacy_active_requests", "gauge", "Requests under way to the legacy backend.",
           gauges->legacy_active);
+    value(out, "syncgate_legacy_retries_total", "counter", "Requests sent again to the legacy backend.",
+          gauges->legacy_retries);
     head(out, "syncgate_fallbacks_total", "counter",
          "Requests of a Kafka route that were not produced, by reason.");
     for (int i = 0; i < PATH_FALLBACK_COUNT; i++)

@@ -226,7 +226,8 @@ static int rig_start(void **state)
     snprintf(rig.legacy_url, sizeof(rig.legacy_url), "http://127.0.0.1:%d", rig.backend.port);
     assert_int_equal(await_instance_new(&rig.shared.instance), ERR_OK);
     rig.shared.has_legacy = true;
-    rig.shared.legacy = (struct legacy_settings){rig.legacy_url, 60000, 60000, 64};
+    rig.shared.legacy = (struct legacy_settings){
+        .url = rig.legacy_url, .connect_timeout_ms = 60000, .timeout_ms = 60000, .max_connections = 64};
     rig.shared.loop_count = 1;
     rig.loop = loop_new(&err);
     rig.worker = exchange_worker_new(&rig.shared, rig.plan, rig.loop, 0, &err);

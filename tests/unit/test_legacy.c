@@ -100,7 +100,7 @@ static const struct legacy_handler handler = {on_head, on_data, on_writable, on_
 /* ---- set-up ---- */
 
 struct limits {
-    uint32_t connect_ms, timeout_ms, connections;
+    uint32_t connect_ms, timeout_ms, connections, calls, retries, backoff_ms;
 };
 
 static void open_legacy(const char *host, const char *prefix, struct limits limits)
@@ -113,6 +113,9 @@ static void open_legacy(const char *host, const char *prefix, struct limits limi
         .connect_timeout_ms = limits.connect_ms ? limits.connect_ms : 5000,
         .timeout_ms = limits.timeout_ms ? limits.timeout_ms : 20000,
         .max_connections = limits.connections ? limits.connections : 16,
+        .max_calls = limits.calls,
+        .retries = limits.retries,
+        .retry_backoff_ms = limits.backoff_ms ? limits.backoff_ms : 1,
     };
     loop = loop_new(NULL);
     legacy = legacy_new(loop, &settings, &err);
@@ -417,7 +420,7 @@ static void test_connections_are_reused_and_modes_do_not_leak(void **state)
         assert_int_equal(owner.code, ERR_OK);
     }
     assert_int_equal(backend.connections, 1);
-    assert_int_equal(call_and_wait("DELETE", "/", NULL).code, ERR_OK); /* its own connection, */
+    assert_int_equal(call_and_wait("PURGE", "/", NULL).code, ERR_OK); /* its own connection, */
     assert_int_equal(backend.connections, 2);
     assert_int_equal(call_and_wait("GET", "/", NULL).code, ERR_OK); /* which others may use */
     assert_int_equal(backend.connections, 2);
@@ -607,24 +610,35 @@ static void test_never_executed_twice(void **state)
         enum err_code code;
         int executions;
     } cases[] = {
+        /* with two attempts more */
         {"POST", "/victim", "body", false, ERR_LEGACY_BROKEN, 1},
         {"POST", "/victim", "body", true, ERR_LEGACY_BROKEN, 1},
         {"POST", "/victim", NULL, false, ERR_LEGACY_BROKEN, 1},
         {"POST", "/victim", "", false, ERR_LEGACY_BROKEN, 1},
         {"POST", "/victim-head", "body", false, ERR_LEGACY_BROKEN, 1},
         {"POST", "/victim-head", NULL, true, ERR_LEGACY_BROKEN, 1}, /* curl has not begun the body */
-        {"PUT", "/victim", "body", false, ERR_LEGACY_BROKEN, 1},
         {"PATCH", "/victim", "body", true, ERR_LEGACY_BROKEN, 1},
-        {"DELETE", "/victim", NULL, false, ERR_LEGACY_BROKEN, 1},
-        {"DELETE", "/victim", "body", false, ERR_LEGACY_BROKEN, 1},
+        {"PATCH", "/victim", "body", false, ERR_LEGACY_BROKEN, 1},
         {"PURGE", "/victim", NULL, false, ERR_LEGACY_BROKEN, 1},
-        {"GET", "/victim", "body", false, ERR_LEGACY_BROKEN, 1},
-        {"GET", "/victim", NULL, false, ERR_OK, 2}, /* the one that may be sent again */
+        {"get", "/victim", NULL, false, ERR_LEGACY_BROKEN, 1},  /* not the method GET */
+        {"PUT", "/victim", "body", true, ERR_LEGACY_BROKEN, 1}, /* what has been streamed is gone */
+        /* those that may be sent again; the backend dies under each */
+        {"PUT", "/victim", "body", false, ERR_LEGACY_BROKEN, 3},
+        {"PUT", "/victim-head", "body", false, ERR_LEGACY_BROKEN, 3},
+        {"PUT", "/victim", NULL, false, ERR_LEGACY_BROKEN, 3},
+        {"DELETE", "/victim", NULL, false, ERR_LEGACY_BROKEN, 3},
+        {"DELETE", "/victim-head", NULL, false, ERR_LEGACY_BROKEN, 3},
+        {"DELETE", "/victim", "body", false, ERR_LEGACY_BROKEN, 3},
+        {"OPTIONS", "/victim", NULL, false, ERR_LEGACY_BROKEN, 3},
+        {"TRACE", "/victim", NULL, false, ERR_LEGACY_BROKEN, 3},
+        {"HEAD", "/victim", NULL, false, ERR_LEGACY_BROKEN, 3},
+        {"GET", "/victim", "body", false, ERR_OK, 2}, /* only a reused connection dies under GET */
+        {"GET", "/victim", NULL, false, ERR_OK, 2},
     };
     for (size_t i = 0; i < 2 * SG_ARRAY_LEN(cases); i++) {
         size_t at = i / 2;
         struct owner owner = {0};
-        begin(serve_then_die, "", (struct limits){0});
+        begin(serve_then_die, "", (struct limits){.retries = 2});
         backend.arg = i % 2 ? "reset" : NULL;
         assert_int_equal(call_and_wait("GET", "/first", NULL).code, ERR_OK);
         const struct legacy_request request = {
@@ -642,10 +656,233 @@ static void test_never_executed_twice(void **state)
             legacy_call_write_end(owner.call);
         }
         RUN_UNTIL(owner.ends);
+        if (owner.code != cases[at].code)
+            print_error("case %zu: %s\n", at, cases[at].method);
         assert_int_equal(owner.code, cases[at].code);
+        assert_int_equal(legacy_retries(legacy), cases[at].executions - 1);
         finish();
         assert_int_equal(backend.executions, cases[at].executions);
     }
+}
+
+/* ---- sending again ---- */
+
+/* The first arg_len connections end, each in its own way, before an answer; `arg` is what is said before. */
+static void serve_after_failures(struct backend_conn *conn)
+{
+    struct backend_request request;
+    if ((size_t)conn->number < conn->backend->arg_len) {
+        if (!backend_read(conn, &request))
+            return;
+        atomic_fetch_add(&conn->backend->executions, 1);
+        backend_say(conn, conn->backend->arg);
+        if (conn->number % 2)
+            setsockopt(conn->fd, SOL_SOCKET, SO_LINGER, &(struct linger){1, 0}, sizeof(struct linger));
+        return;
+    }
+    serve_ok(conn);
+}
+
+static void test_attempts_are_limited(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *method, *body;
+        uint32_t retries;
+        size_t failures;
+        const char *said;
+        enum err_code code;
+        int executions;
+    } cases[] = {
+        {"GET", NULL, 0, 1, "", ERR_LEGACY_BROKEN, 1},
+        {"GET", NULL, 1, 1, "", ERR_OK, 2},
+        {"GET", NULL, 2, 2, "", ERR_OK, 3},
+        {"GET", NULL, 2, 3, "", ERR_LEGACY_BROKEN, 3},
+        {"GET", NULL, 7, 7, "", ERR_OK, 8},
+        {"PUT", "the body", 2, 2, "", ERR_OK, 3},
+        {"DELETE", NULL, 2, 1, "", ERR_OK, 2},
+        {"POST", "the body", 7, 1, "", ERR_LEGACY_BROKEN, 1},
+        {"POST", NULL, 7, 1, "", ERR_LEGACY_BROKEN, 1},
+        /* a word of an answer, and it is the answer's failure */
+        {"GET", NULL, 7, 1, "HTTP/1.1 200 OK\r\n", ERR_LEGACY_BROKEN, 1},
+        {"PUT", "the body", 7, 1, "HTTP/1.1 100 Continue\r\n\r\n", ERR_LEGACY_BROKEN, 1},
+        {"GET", NULL, 7, 1, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", ERR_LEGACY_BROKEN, 1},
+        {"GET", NULL, 7, 1, "SSH-2.0-OpenSSH\r\n", ERR_LEGACY_BROKEN, 1},
+    };
+    for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++) {
+        begin(serve_after_failures, "", (struct limits){.retries = cases[i].retries});
+        backend.arg = cases[i].said;
+        backend.arg_len = cases[i].failures;
+        struct owner owner = call_and_wait(cases[i].method, "/", cases[i].body);
+        if (owner.code != cases[i].code)
+            print_error("case %zu\n", i);
+        assert_int_equal(owner.code, cases[i].code);
+        assert_int_equal(legacy_retries(legacy), cases[i].executions - 1);
+        finish();
+        assert_int_equal(backend.executions, cases[i].executions);
+        if (cases[i].body) /* the last attempt carried all of it */
+            assert_string_equal(backend.last.body, cases[i].body);
+    }
+}
+
+/* A port that nobody listens on: refused at once, so all the time that passes is the rests'. */
+static void open_refusing(struct limits limits)
+{
+    backend_start(&backend, serve_ok);
+    backend_stop_listening(&backend);
+    open_legacy("127.0.0.1", "", limits);
+}
+
+static void test_refused_connections_are_tried_again(void **state)
+{
+    (void)state;
+    open_refusing((struct limits){.retries = 3});
+    assert_int_equal(call_and_wait("PUT", "/", "body").code, ERR_LEGACY_UNREACHABLE);
+    assert_int_equal(legacy_retries(legacy), 3);
+    assert_int_equal(call_and_wait("POST", "/", "body").code, ERR_LEGACY_UNREACHABLE);
+    assert_int_equal(legacy_retries(legacy), 3);
+    struct owner owner = {0};
+    start_stream(&owner, "PUT", -1);
+    RUN_UNTIL(owner.ends);
+    assert_int_equal(owner.code, ERR_LEGACY_UNREACHABLE);
+    assert_int_equal(legacy_retries(legacy), 3);
+    finish();
+}
+
+/* The total of n rests is a sum of uniform ones; over many calls it comes near half of the sum of the limits. */
+static void test_rests_grow_and_are_jittered(void **state)
+{
+    (void)state;
+    enum { CALLS = 64 };
+    static struct owner owners[CALLS];
+    memset(owners, 0, sizeof(owners));
+    open_refusing((struct limits){.retries = 4, .backoff_ms = 32}); /* 32 + 64 + 128 + 256 ms at most */
+    uint64_t started_ns = loop_now_refresh_ns(loop), first_ns = 0, last_ns = 0;
+    for (int i = 0; i < CALLS; i++)
+        assert_int_equal(start(&owners[i], "GET", "/", NULL), ERR_OK);
+    int ended = 0;
+    while (ended < CALLS) {
+        int before = ended;
+        loop_turn(loop, 5);
+        ended = 0;
+        for (int i = 0; i < CALLS; i++)
+            ended += owners[i].ends;
+        last_ns = loop_now_ns(loop) - started_ns;
+        if (before == 0 && ended > 0)
+            first_ns = last_ns;
+        assert_true(last_ns < 30 * SG_NSEC_PER_SEC);
+    }
+    assert_int_equal(legacy_retries(legacy), 4 * CALLS);
+    /* All below 100 ms, or the slowest not 50 ms after the fastest: less likely than one in 10^9. */
+    assert_true(last_ns > 200 * SG_NSEC_PER_MSEC);
+    assert_true(last_ns - first_ns > 50 * SG_NSEC_PER_MSEC);
+    finish();
+}
+
+/* The first connection ends after the request; later ones stay silent. */
+static void serve_once_then_silence(struct backend_conn *conn)
+{
+    struct backend_request request;
+    if (!backend_read(conn, &request))
+        return;
+    atomic_fetch_add(&conn->backend->executions, 1);
+    if (conn->number > 0)
+        backend_wait_go(conn);
+}
+
+static void test_attempts_share_one_timeout(void **state)
+{
+    (void)state;
+    open_refusing((struct limits){.retries = 10, .backoff_ms = 1000, .timeout_ms = 200});
+    uint64_t started_ns = loop_now_refresh_ns(loop);
+    for (int i = 0; i < 5; i++)
+        assert_int_equal(call_and_wait("GET", "/", NULL).code, ERR_LEGACY_UNREACHABLE);
+    assert_true(loop_now_ns(loop) - started_ns < 5 * 400 * SG_NSEC_PER_MSEC);
+    finish();
+
+    /* The second attempt meets silence: it has what the first one left. */
+    begin(serve_once_then_silence, "", (struct limits){.retries = 10, .timeout_ms = 300});
+    started_ns = loop_now_refresh_ns(loop);
+    struct owner owner = call_and_wait("PUT", "/", "body");
+    assert_int_equal(owner.code, ERR_LEGACY_TIMEOUT);
+    assert_int_equal(legacy_retries(legacy), 1);
+    assert_true(loop_now_ns(loop) - started_ns >= 300 * SG_NSEC_PER_MSEC);
+    finish();
+    assert_int_equal(backend.executions, 2); /* and no attempt after a time-out */
+}
+
+/* The first connection ends after the request, the second one is held: what waits to be sent again was perhaps executed. */
+static void serve_once_then_drip(struct backend_conn *conn)
+{
+    struct backend_request request;
+    if (!backend_read(conn, &request) || conn->number == 0)
+        return;
+    backend_say(conn, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab");
+    backend_wait_go(conn);
+}
+
+static void test_a_sent_call_is_never_overload(void **state)
+{
+    (void)state;
+    begin(serve_once_then_drip, "", (struct limits){.connections = 1, .retries = 2, .timeout_ms = 500});
+    struct owner sent = {0}, paused = {.refuse = true};
+    assert_int_equal(start(&sent, "PUT", "/", "b"), ERR_OK);
+    assert_int_equal(start(&paused, "GET", "/", NULL), ERR_OK);
+    RUN_UNTIL(sent.ends);
+    assert_int_equal(sent.code, ERR_LEGACY_BROKEN);
+    assert_int_equal(paused.ends, 0);
+    assert_int_equal(legacy_retries(legacy), 1);
+    legacy_call_cancel(paused.call);
+    finish();
+}
+
+static void test_resting_calls(void **state)
+{
+    (void)state;
+    enum { MANY = 20 };
+    static struct owner owners[MANY];
+    memset(owners, 0, sizeof(owners));
+    open_refusing((struct limits){.retries = 10, .backoff_ms = 1000, .connections = 1});
+    for (int i = 0; i < MANY; i++)
+        assert_int_equal(start(&owners[i], "GET", "/", NULL), ERR_OK);
+    RUN_UNTIL(legacy_retries(legacy) >= MANY / 2);
+    assert_int_equal(legacy_active(legacy), MANY); /* a resting call keeps nobody waiting, and is active */
+    for (int i = 0; i < MANY; i++)
+        legacy_call_cancel(owners[i].call);
+    finish();
+    for (int i = 0; i < MANY; i++)
+        assert_int_equal(owners[i].ends, 0);
+}
+
+static void serve_on_go(struct backend_conn *conn)
+{
+    struct backend_request request;
+    while (backend_read(conn, &request)) {
+        atomic_fetch_add(&conn->backend->executions, 1);
+        backend_wait_go(conn);
+        backend_say(conn, ANSWER_OK);
+    }
+}
+
+static void test_calls_are_limited(void **state)
+{
+    (void)state;
+    begin(serve_on_go, "", (struct limits){.connections = 1, .calls = 3});
+    struct owner owners[4] = {0};
+    for (int round = 0; round < 2; round++) {
+        memset(owners, 0, sizeof(owners));
+        for (int i = 0; i < 3; i++)
+            assert_int_equal(start(&owners[i], "GET", "/", NULL), ERR_OK);
+        assert_int_equal(start(&owners[3], "GET", "/", NULL), ERR_OVERLOADED);
+        legacy_call_cancel(owners[2].call); /* its place is free at once */
+        assert_int_equal(start(&owners[3], "GET", "/", NULL), ERR_OK);
+        sem_post(&backend.go);
+        sem_post(&backend.go);
+        sem_post(&backend.go);
+        RUN_UNTIL(owners[0].ends && owners[1].ends && owners[3].ends);
+        assert_int_equal(owners[3].code, ERR_OK);
+    }
+    finish();
 }
 
 /* The request went out, the connection died, and the next one is refused: that is not "unreachable". */
@@ -664,7 +901,7 @@ static void test_sent_is_never_called_unreachable(void **state)
     (void)state;
     for (int i = 0; i < 2; i++) {
         struct owner owner = {0};
-        begin(serve_first_then_wait, "", (struct limits){0});
+        begin(serve_first_then_wait, "", (struct limits){.retries = 2});
         assert_int_equal(call_and_wait("GET", "/", NULL).code, ERR_OK);
         assert_int_equal(start(&owner, i ? "POST" : "GET", "/", i ? "body" : NULL), ERR_OK);
         RUN_UNTIL(sem_trywait(&backend.done) == 0);
@@ -672,6 +909,7 @@ static void test_sent_is_never_called_unreachable(void **state)
         sem_post(&backend.go);
         RUN_UNTIL(owner.ends);
         assert_int_equal(owner.code, ERR_LEGACY_BROKEN);
+        assert_int_equal(legacy_retries(legacy), i ? 0 : 2); /* curl's own and one of ours */
         assert_int_equal(call_and_wait("POST", "/", "x").code, ERR_LEGACY_UNREACHABLE);
         assert_int_equal(call_and_wait("GET", "/", NULL).code, ERR_LEGACY_UNREACHABLE);
         finish();
@@ -1101,16 +1339,6 @@ static void test_start_inside_callbacks(void **state)
     assert_int_equal(backend.executions, 41);
 }
 
-static void serve_on_go(struct backend_conn *conn)
-{
-    struct backend_request request;
-    while (backend_read(conn, &request)) {
-        atomic_fetch_add(&conn->backend->executions, 1);
-        backend_wait_go(conn);
-        backend_say(conn, ANSWER_OK);
-    }
-}
-
 static int finished_order[8], finished_count;
 static struct owner queue_owners[8];
 static void note_order(struct owner *owner)
@@ -1295,6 +1523,13 @@ int main(void)
         cmocka_unit_test(test_close_at_any_byte),
         cmocka_unit_test(test_head_is_bounded),
         cmocka_unit_test(test_never_executed_twice),
+        cmocka_unit_test(test_attempts_are_limited),
+        cmocka_unit_test(test_refused_connections_are_tried_again),
+        cmocka_unit_test(test_rests_grow_and_are_jittered),
+        cmocka_unit_test(test_attempts_share_one_timeout),
+        cmocka_unit_test(test_a_sent_call_is_never_overload),
+        cmocka_unit_test(test_resting_calls),
+        cmocka_unit_test(test_calls_are_limited),
         cmocka_unit_test(test_sent_is_never_called_unreachable),
         cmocka_unit_test(test_unasked_answer_is_not_delivered),
         cmocka_unit_test(test_timeouts),
