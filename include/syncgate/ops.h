@@ -43,9 +43,10 @@ void ops_count_reply(struct ops_counters *counters, enum ops_reply reply);
 struct ops_gauges {
     uint64_t parked;
     uint64_t active_requests;
-    uint64_t legacy_active, legacy_retries;
+    uint64_t legacy_active;
     uint64_t wins[AWAIT_WINNER_COUNT];
     uint64_t auth_hits, auth_verified, auth_refused;
+    uint64_t legacy_retries;
 };
 /* Adds src to dst, which grows as needed. Thread: whoever owns both at that moment. */
 enum err_code ops_counters_add(struct ops_counters *dst, const struct ops_counters *src) SG_NODISCARD;

@@ -408,8 +408,8 @@ static void test_adding_up(void **state)
     }
     for (int i = 0; i < 3; i++) {
         unsigned n = 1u << (4 * i);
-        parts[i] =
-            (struct ops_gauges){n, 2 * n, 3 * n, {0, n, 2 * n, 3 * n, 4 * n, 5 * n}, 4 * n, 5 * n, 6 * n};
+        parts[i] = (struct ops_gauges){n,     2 * n, 3 * n, {0, n, 2 * n, 3 * n, 4 * n, 5 * n},
+                                       4 * n, 5 * n, 6 * n, 7 * n};
         ops_gauges_add(&gauges, &parts[i]);
         assert_int_equal(ops_counters_add(sum, loops[i]), ERR_OK);
     }
