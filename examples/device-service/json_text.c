@@ -74,15 +74,21 @@ static void copy_wide(struct copy *copy)
 
 static void copy_number(struct copy *copy)
 {
-    size_t len = strspn(copy->in, "+-.0123456789eE");
-    double number = strtod(copy->in, NULL);
-    if (isinf(number)) {
-        memcpy(copy->out, number < 0 ? "-1e308" : "1e308", 6);
-        copy->out += number < 0 ? 6 : 5;
-        copy->in += len;
-    } else {
+    size_t len = 0;
+    while (copy->in + len < copy->end && strchr("+-.0123456789eE", copy->in[len]) && copy->in[len])
+        len++;
+    char *text = or_die(calloc(1, len + 1)); /* what is parsed need not end with a NUL */
+    memcpy(text, copy->in, len);
+    double number = strtod(text, NULL);
+    free(text);
+    if (!isinf(number)) {
         keep(copy, len);
+        return;
     }
+    const char *most = number < 0 ? "-1e308" : "1e308";
+    memcpy(copy->out, most, strlen(most));
+    copy->out += strlen(most);
+    copy->in += len;
 }
 
 json_t *json_text_parse(const char *text, size_t len, json_t **ret_message)
