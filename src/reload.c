@@ -15,6 +15,8 @@
 
 struct news {
     struct loop_msg msg;
+    struct news *next; /* of those not posted yet */
+    struct loop *loop;
     struct exchange_shared *shared;
     struct exchange_worker *worker;
     struct exchange_plan *plan; /* a reference; NULL: the plan stays */
@@ -40,26 +42,36 @@ static void on_news(struct loop_msg *msg)
 /* All or none: one message a loop, made before the first is sent. */
 static bool tell_loops(struct app *app, struct exchange_plan *plan, struct auth_keys *keys)
 {
-    struct news **all = calloc(app->worker_count, sizeof(struct news *));
-    bool ok = all != NULL;
-    for (size_t i = 0; ok && i < app->worker_count; i++)
-        ok = (all[i] = calloc(1, sizeof(struct news))) != NULL;
-    for (size_t i = 0; all && i < app->worker_count; i++) {
-        if (!ok) {
-            free(all[i]);
-            continue;
+    struct news *all = NULL;
+    for (size_t i = 0; i < app->worker_count; i++) {
+        struct news *news = malloc(sizeof(*news));
+        if (!news) {
+            while ((news = all)) {
+                all = news->next;
+                free(news);
+            }
+            return false;
         }
-        *all[i] = (struct news){
+        *news = (struct news){
             .msg = {.on_msg = on_news},
+            .next = all,
+            .loop = app->workers[i].loop,
             .shared = &app->shared,
             .worker = app->workers[i].exchange,
-            .plan = plan ? exchange_plan_ref(plan) : NULL,
-            .keys = keys ? auth_keys_ref(keys) : NULL,
+            .plan = plan,
+            .keys = keys,
         };
-        loop_post(app->workers[i].loop, &all[i]->msg);
+        all = news;
     }
-    free(all);
-    return ok;
+    for (struct news *news; (news = all);) {
+        all = news->next;
+        if (plan)
+            exchange_plan_ref(plan);
+        if (keys)
+            auth_keys_ref(keys);
+        loop_post(news->loop, &news->msg);
+    }
+    return true;
 }
 
 /* ---- keys ---- */

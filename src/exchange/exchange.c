@@ -109,13 +109,6 @@ void exchange_worker_abandon(struct exchange_worker *worker)
 
 /* ---- the front's callbacks ---- */
 
-/* OPTIONS of a path, for browsers, where no legacy backend can answer it. */
-static bool is_preflight(const struct exchange *ex)
-{
-    return span_eq(http_request_method(ex->http), SPAN_LIT("OPTIONS")) &&
-           http_request_header(ex->http, "Access-Control-Request-Method").ptr;
-}
-
 /* Whether the client asks for a protocol that it cannot do without. An offer of h2c is passed over (RFC 9110 section 7.8): some
  * clients make it with every request, and go on with HTTP/1.1. */
 static bool wants_upgrade(const struct exchange *ex)
@@ -145,7 +138,8 @@ static void begin_without_kafka(struct exchange *ex)
         exchange_proxy_start(ex, true);
         return;
     }
-    if (is_preflight(ex)) {
+    /* As the legacy backend answers it for every path, asked by a browser or not. */
+    if (span_eq(http_request_method(ex->http), SPAN_LIT("OPTIONS"))) {
         exchange_answer_preflight(ex);
         return;
     }
