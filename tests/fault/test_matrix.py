@@ -16,11 +16,12 @@ from kafka_proxy import (CLUSTER_AUTHORIZATION_FAILED, FETCH, MESSAGE_TOO_LARGE,
 from process import ROOT, clean_environment, eventually, program
 from service import COMMANDS, TOPICS, Service
 
-FORBIDDEN, ABSENT = "forbidden.commands.v1", "absent.commands.v1"
+FORBIDDEN, ABSENT, SINGLE = "forbidden.commands.v1", "absent.commands.v1", "one-partition.commands.v1"
 BROKER_LIMIT, CLIENT_LIMIT = 8192, 2000
 LANES = {
     "plain": {},
     "idempotent": {"KAFKA_ENABLE_IDEMPOTENCE": "true"},
+    "idempotent, one partition": {"KAFKA_ENABLE_IDEMPOTENCE": "true", "topic": SINGLE},
     "one message": {"KAFKA_QUEUE_BUFFERING_MAX_MESSAGES": 1},
     "small messages": {"KAFKA_MESSAGE_MAX_BYTES": CLIENT_LIMIT},
     "forbidden": {"topic": FORBIDDEN},
@@ -286,6 +287,21 @@ def first_then(first, then):
     return arrange
 
 
+def behind_one_that_expires(lane, device):
+    """Another command of the same partition is ahead, and none of its acks arrives; the first ack of this one is lost.
+    When the other's time is over, librdkafka starts a new epoch of sequence numbers."""
+    first = device + "-first"
+    rules = [lane.proxy.on(PRODUCE, first.encode(), drop_response=True),
+             lane.proxy.on(PRODUCE, device.encode(), drop_response=True, times=1)]
+    other = threading.Thread(target=lane.call, args=(first,), daemon=True)
+    other.start()
+    rules[0].wait_hit()
+    threading.Event().wait(MESSAGE_TIMEOUT_S / 2)
+    answer = lane.call(device)
+    other.join(TIMEOUT_S + SLACK_S)
+    return answer
+
+
 SENT_AGAIN = "librdkafka takes 'not leader' for 'not written' and sends again: the command is in Kafka twice"
 DENIED = "librdkafka takes 'not leader' for 'not written': a command that is in Kafka is reported as not persisted"
 
@@ -299,6 +315,8 @@ ROWS += [
     Row("stepped down after append", "never sent again", both(no_reply(1)),
         appended_but_not_leader({"error": NOT_LEADER}), reply=None, lane="idempotent", open_hole=DENIED),
     Row("none", "ever", both(BY_KAFKA), lane="idempotent"),
+    Row("ack lost", "behind one that expires", both(no_reply(1)), act=behind_one_that_expires, reply=None,
+        lane="idempotent, one partition"),
     Row("ack lost", "sent again", both(BY_KAFKA), on_produce(drop_response=True, times=1), reply=1, lane="idempotent"),
     Row("ack lost", "never sent again", both(no_reply(1)),
         first_then({"drop_response": True}, {"drop_request": True}), reply=None, lane="idempotent"),
@@ -341,10 +359,11 @@ def world(request):
     with KafkaCluster(message_max_bytes=BROKER_LIMIT, allow_everyone_if_no_acl_found="true",
                       authorizer_class_name="org.apache.kafka.metadata.authorizer.StandardAuthorizer") as cluster:
         cluster.create_topics(*TOPICS, FORBIDDEN)
+        cluster.create_topics(SINGLE, partitions=1)
         cluster.allow_only_describe(FORBIDDEN)
         with Service(cluster.bootstrap) as service:
             width = {("plain", mode): 4 for mode in ("true", "only", "split:100")}
-            running = World(cluster, service, LANES, [COMMANDS, FORBIDDEN], cells, width)
+            running = World(cluster, service, LANES, [COMMANDS, FORBIDDEN, SINGLE], cells, width)
             yield running
             running.close()
 

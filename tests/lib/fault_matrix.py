@@ -92,25 +92,26 @@ def cells_of(rows):
 
 def commands_in_topics(bootstrap, *topics):
     """How many copies of each (device id, correlation id) are in these topics."""
-    from confluent_kafka import Consumer, TopicPartition
+    from confluent_kafka import Consumer, KafkaError, TopicPartition
 
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "count", "enable.auto.commit": False,
                          "enable.partition.eof": True, **CLIENT})
-    found, ended = collections.Counter(), 0
+    found = collections.Counter()
     try:
         places = [TopicPartition(topic, partition, 0) for topic in topics
                   for partition in consumer.list_topics(topic, timeout=10).topics[topic].partitions]
         # An empty one need not be readable.
         places = [place for place in places if consumer.get_watermark_offsets(place, timeout=10)[1] > 0]
         consumer.assign(places)
-        while ended < len(places):
+        left = {(place.topic, place.partition) for place in places}
+        while left:
             message = consumer.poll(10)
             assert message is not None, "the command topic could not be read"
-            if message.error():
-                ended += message.error().code() == -191  # _PARTITION_EOF
-            else:
+            if not message.error():
                 command = Command(message)
                 found[command.device_id, command.id] += 1
+            elif message.error().code() == KafkaError._PARTITION_EOF:
+                left.discard((message.topic(), message.partition()))
     finally:
         consumer.close()
     return found
