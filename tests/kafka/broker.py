@@ -221,6 +221,15 @@ class KafkaCluster:
 
         return AdminClient({"bootstrap.servers": self.bootstrap, "socket.timeout.ms": 10000})
 
+    def allow_only_describe(self, topic):
+        """Nobody may read or write it (the cluster has an authorizer; clients have no names here)."""
+        done = subprocess.run(
+            self.nodes[0]._java("kafka.admin.AclCommand", "--bootstrap-server", self.bootstrap, "--add",
+                                "--allow-principal", "User:ANONYMOUS", "--operation", "Describe", "--topic", topic),
+            env=clean_environment({}), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"kafka-acls: {done.stdout.decode()[-2000:]}")
+
     def create_topics(self, *names, partitions=3):
         """Returns when every partition has a leader, so that a producer's first message needs no retry."""
         from confluent_kafka.admin import NewTopic

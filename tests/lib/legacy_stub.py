@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A legacy backend that remembers what reached it. respond(request) -> (status, headers, body) may be replaced."""
+"""A legacy backend that remembers what reached it. respond(request) -> (status, headers, body) may be replaced; None ends
+the connection without an answer."""
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,10 +20,18 @@ class LegacyStub:
 
             def handle_any(self):
                 body = self._read_body()
-                request = {"method": self.command, "path": self.path, "headers": self.headers.items(), "body": body}
+                if body is None:  # the client has gone away in the middle
+                    self.close_connection = True
+                    return
+                request = {"method": self.command, "path": self.path, "headers": self.headers.items(), "body": body,
+                           "connection": self.client_address[1]}
                 with stub.lock:
                     stub.requests.append(request)
-                status, headers, answer = stub.respond(request)
+                response = stub.respond(request)
+                if response is None:
+                    self.close_connection = True
+                    return
+                status, headers, answer = response
                 self.send_response(status)
                 for name, value in headers:
                     self.send_header(name, value)
@@ -34,10 +43,15 @@ class LegacyStub:
 
             def _read_body(self):
                 if "chunked" not in (self.headers.get("Transfer-Encoding") or ""):
-                    return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                    length = int(self.headers.get("Content-Length") or 0)
+                    body = self.rfile.read(length)
+                    return body if len(body) == length else None
                 body = b""
                 while True:
-                    size = int(self.rfile.readline().split(b";")[0], 16)
+                    line = self.rfile.readline()
+                    if not line:
+                        return None
+                    size = int(line.split(b";")[0], 16)
                     body += self.rfile.read(size)
                     self.rfile.readline()
                     if size == 0:

@@ -69,9 +69,10 @@ def reply_headers(value):
 
 class Service:
     """Reads commands from the end of the topic on a thread of its own. on(device_id, handler): handler(service, command)
-    is called for each command of that device; a device without handler gets no answer."""
+    is called for each command of that device; default(service, command) for the others, if there is one."""
 
-    def __init__(self, bootstrap):
+    def __init__(self, bootstrap, default=None):
+        self.default = default
         self.commands = []
         self.changed = threading.Condition()
         self.handlers = {}
@@ -95,17 +96,22 @@ class Service:
         """Absolute offsets, so that a command produced before the first fetch is seen as well."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
-            topic = self._consumer.list_topics(COMMANDS, timeout=10).topics[COMMANDS]
-            if topic.error is None and topic.partitions:
+            try:
+                places = self._ends()
                 break
-            if time.monotonic() > deadline:
-                raise AssertionError(f"no topic {COMMANDS}: {topic.error}")
+            except KafkaException as error:  # no such topic yet, or a broker that does not know yet that it leads
+                if time.monotonic() > deadline:
+                    raise AssertionError(f"no end of topic {COMMANDS}: {error}") from error
             time.sleep(0.02)
-        places = []
-        for partition in topic.partitions:
-            _, end = self._consumer.get_watermark_offsets(TopicPartition(COMMANDS, partition), timeout=10)
-            places.append(TopicPartition(COMMANDS, partition, end))
         self._consumer.assign(places)
+
+    def _ends(self):
+        topic = self._consumer.list_topics(COMMANDS, timeout=10).topics[COMMANDS]
+        if topic.error is not None or not topic.partitions:
+            raise KafkaException(topic.error)
+        return [TopicPartition(COMMANDS, partition,
+                               self._consumer.get_watermark_offsets(TopicPartition(COMMANDS, partition), timeout=10)[1])
+                for partition in topic.partitions]
 
     def _run(self):
         while not self._stop:
@@ -114,7 +120,7 @@ class Service:
                 continue
             try:
                 command = Command(message)
-                handler = self.handlers.get(command.device_id)
+                handler = self.handlers.get(command.device_id, self.default)
                 if handler:
                     handler(self, command)
             except Exception as error:  # pylint: disable=broad-except # reported by close()
@@ -157,6 +163,11 @@ class Service:
             self._producer.poll(0.05)
         if not outcome or outcome[0] is not None:
             raise KafkaException(outcome[0] if outcome else "no delivery report")
+
+    def post(self, value):
+        """Produces a response and waits for nothing: the brokers may be away."""
+        self._producer.produce(RESPONSES, json.dumps(value).encode(), headers=list(reply_headers(value).items()))
+        self._producer.poll(0)
 
     def close(self):
         self._stop = True
