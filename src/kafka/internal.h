@@ -84,6 +84,8 @@ struct kafka {
     pthread_mutex_t watcher_mtx; /* leaf: only for the watcher's sleep */
     pthread_cond_t watcher_cond;
     bool watcher_woken; /* under watcher_mtx */
+    /* When a broker last refused commands that it may have appended, CLOCK_MONOTONIC; 0: never. */
+    atomic_uint_fast64_t refused_ns;
     atomic_uint_fast64_t records, delivered, not_persisted, uncertain, offset_resets, partitions,
         fatal_errors;
 };

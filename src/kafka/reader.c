@@ -82,9 +82,16 @@ void kafka_reader_post_all(struct kafka *kafka)
 
 /* Whether the message is certainly not in the log. librdkafka says NOT_PERSISTED for every broker error that it has no rule
  * for, and for a storage error. But a leader may have appended the batch before it failed in an unexpected way, and
- * before its disk went away while it waited for the other replicas: they may have it. */
-static bool is_certain(const rd_kafka_message_t *message)
+ * before its disk went away while it waited for the other replicas: they may have it. The same holds when a leader was refused
+ * ("not leader") and the message could not be sent again in time: is_refusal() in clients.c. Whose message was refused is
+ * told nowhere, so any refusal since the hand-over makes it uncertain. */
+static bool is_certain(const struct kafka *kafka, const rd_kafka_message_t *message)
 {
+    uint64_t refused_ns = atomic_load_explicit(&kafka->refused_ns, memory_order_acquire);
+    int64_t latency_us = rd_kafka_message_latency(message);
+    uint64_t age_ns = latency_us > 0 ? ((uint64_t)latency_us + 1) * 1000 : UINT32_MAX;
+    if (refused_ns && refused_ns + age_ns >= clock_mono_ns())
+        return false;
     return rd_kafka_message_status(message) == RD_KAFKA_MSG_STATUS_NOT_PERSISTED &&
            message->err != RD_KAFKA_RESP_ERR_UNKNOWN && message->err != RD_KAFKA_RESP_ERR_KAFKA_STORAGE_ERROR;
 }
@@ -113,7 +120,7 @@ void kafka_on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *message, void *
     enum kafka_delivery delivery = KAFKA_DELIVERED;
     enum err_code code = ERR_OK;
     if (message->err) {
-        bool certain = is_certain(message);
+        bool certain = is_certain(kafka, message);
         delivery = certain ? KAFKA_NOT_PERSISTED : KAFKA_UNCERTAIN;
         code = !certain                                               ? ERR_KAFKA_UNCERTAIN
                : message->err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE ? ERR_KAFKA_TOO_LARGE

@@ -116,9 +116,6 @@ def scenario():
         legacy.close()
 
 
-# A leader that steps down after it has appended says "not leader"; librdkafka takes that for "not written". The row
-# `stepped down after append` of test_matrix.py shows it each time; here it takes a coincidence.
-@pytest.mark.xfail(strict=False, raises=Executed, reason="a command that is in Kafka may be reported as not persisted")
 @pytest.mark.parametrize("name", list(GATEWAYS))
 def test_leaders_change_under_load(scenario, name):
     load, legacy, commands = scenario[name]

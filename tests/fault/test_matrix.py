@@ -2,7 +2,6 @@
 """Never twice: what breaks (fault), when (moment), under which flag (mode). Every row says which path the call took, what
 the client was told and when, and how often the command was executed, by Kafka's service and by legacy together: never
 twice, and never not at all behind a 200. One broker, real; what fails is the wire to it (tests/lib/kafka_proxy.py)."""
-import subprocess
 import threading
 
 import pytest
@@ -13,7 +12,7 @@ from fault_matrix import (AT_ONCE_S, LEGACY_TIMEOUT_S, MESSAGE_TIMEOUT_S, NOT_PE
 from kafka_proxy import (CLUSTER_AUTHORIZATION_FAILED, FETCH, MESSAGE_TOO_LARGE, METADATA, NOT_ENOUGH_REPLICAS,
                          NOT_ENOUGH_REPLICAS_AFTER_APPEND, NOT_LEADER, PRODUCE, REQUEST_TIMED_OUT, STORAGE_ERROR,
                          TOPIC_AUTHORIZATION_FAILED, UNKNOWN, UNKNOWN_TOPIC, leaderless)
-from process import ROOT, clean_environment, eventually, program
+from process import eventually
 from service import COMMANDS, TOPICS, Service
 
 FORBIDDEN, ABSENT, SINGLE = "forbidden.commands.v1", "absent.commands.v1", "one-partition.commands.v1"
@@ -179,9 +178,7 @@ ROWS = [
 
     # Refused by the broker, which has written nothing.
     Row("not leader", "once", both(BY_KAFKA), on_produce(error=NOT_LEADER, times=1)),
-    Row("not leader", "always", certain("not_persisted", NOT_PERSISTED_S, 0.5), on_produce(error=NOT_LEADER)),
     Row("unknown topic", "once", both(BY_KAFKA), on_produce(error=UNKNOWN_TOPIC, times=1)),
-    Row("unknown topic", "always", certain("not_persisted", NOT_PERSISTED_S), on_produce(error=UNKNOWN_TOPIC)),
     Row("not enough replicas", "before append", certain("not_persisted"), on_produce(error=NOT_ENOUGH_REPLICAS)),
     Row("too large", "said by the broker", certain("too_large"), on_produce(error=MESSAGE_TOO_LARGE)),
     Row("topic authorization", "refused", certain("not_persisted"), on_produce(error=TOPIC_AUTHORIZATION_FAILED, times=1)),
@@ -193,6 +190,8 @@ ROWS = [
     Row("request timed out", "before append", both(no_reply(0, True)), on_produce(error=REQUEST_TIMED_OUT)),
     Row("unknown error", "before append", both(no_reply(0, True)), on_produce(error=UNKNOWN)),
     Row("storage error", "before append", both(no_reply(0, True)), on_produce(error=STORAGE_ERROR)),
+    Row("not leader", "always", both(no_reply(0, True)), on_produce(error=NOT_LEADER)),
+    Row("unknown topic", "always", both(no_reply(0, True)), on_produce(error=UNKNOWN_TOPIC)),
 
     # Nobody can say whether it was written: it was. Its reply ends the call, or nothing does.
     Row("ack lost", "service answers", both(BY_KAFKA), on_produce(drop_response=True)),
@@ -303,17 +302,16 @@ def behind_one_that_expires(lane, device):
 
 
 SENT_AGAIN = "librdkafka takes 'not leader' for 'not written' and sends again: the command is in Kafka twice"
-DENIED = "librdkafka takes 'not leader' for 'not written': a command that is in Kafka is reported as not persisted"
 
 ROWS += [
     Row("stepped down after append", "sent again", both(BY_KAFKA), appended_but_not_leader(), open_hole=SENT_AGAIN),
     Row("stepped down after append", "never sent again", both(no_reply(1)),
-        appended_but_not_leader({"error": NOT_LEADER}), reply=None, open_hole=DENIED),
+        appended_but_not_leader({"error": NOT_LEADER}), reply=None),
     Row("stepped down after append", "never sent again, service answers", both(BY_KAFKA),
         appended_but_not_leader({"error": NOT_LEADER}), after=nobody_waits),
     Row("stepped down after append", "sent again", both(BY_KAFKA), appended_but_not_leader(), lane="idempotent"),
     Row("stepped down after append", "never sent again", both(no_reply(1)),
-        appended_but_not_leader({"error": NOT_LEADER}), reply=None, lane="idempotent", open_hole=DENIED),
+        appended_but_not_leader({"error": NOT_LEADER}), reply=None, lane="idempotent"),
     Row("none", "ever", both(BY_KAFKA), lane="idempotent"),
     Row("ack lost", "behind one that expires", both(no_reply(1)), act=behind_one_that_expires, reply=None,
         lane="idempotent, one partition"),
@@ -327,29 +325,18 @@ ROWS += [
     Row("connection cut after append", "then no authorization", both(no_reply(1)),
         first_then({"cut": "after"}, {"error": CLUSTER_AUTHORIZATION_FAILED}), reply=None, lane="idempotent"),
     Row("storage error after append", "then not leader", both(no_reply(1)),
-        first_then({"error": STORAGE_ERROR, "forward": True}, {"error": NOT_LEADER}), reply=None, lane="idempotent",
-        open_hole=DENIED),
+        first_then({"error": STORAGE_ERROR, "forward": True}, {"error": NOT_LEADER}), reply=None, lane="idempotent"),
     Row("storage error after append", "sent again", both(BY_KAFKA),
         on_produce(error=STORAGE_ERROR, forward=True, times=1), lane="idempotent"),
 ]
 
 
-def split_is_known():
-    """Every user on Kafka: what holds for `true` holds here."""
-    env = {"FEATURE_KAFKA_EVENTS": "split:100", "KAFKA_BROKERS": "127.0.0.1:1", "LEGACY_URL": "http://127.0.0.1:1",
-           "AUTH_HS256_SECRET": "x" * 32}
-    done = subprocess.run([program("syncgate"), "check"], cwd=ROOT, env=clean_environment(env), check=False,
-                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return done.returncode == 0
-
-
 def all_cells():
-    rows = ROWS
-    if split_is_known():
-        for row in rows:
-            if "true" in row.expect and row.lane == "plain":
-                row.expect.setdefault("split:100", row.expect["true"])
-    return cells_of(rows)
+    """split:100 is every user on Kafka: what holds for `true` holds there."""
+    for row in ROWS:
+        if "true" in row.expect and row.lane == "plain":
+            row.expect.setdefault("split:100", row.expect["true"])
+    return cells_of(ROWS)
 
 
 @pytest.fixture(scope="module")

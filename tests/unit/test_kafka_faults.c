@@ -56,7 +56,7 @@ static const struct {
     /* librdkafka takes it for not written, and sends again even with retries=0. */
     {RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION, KAFKA_DELIVERED, ERR_OK},
     /* The last one: the topic is refused from then on. */
-    {RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, KAFKA_NOT_PERSISTED, ERR_KAFKA_NOT_PERSISTED},
+    {RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, KAFKA_NOT_PERSISTED, ERR_KAFKA_TOPIC},
 };
 
 static void test_broker_answers(void **state)
@@ -89,6 +89,41 @@ static void test_never_sent_is_certain(void **state)
     WAIT_FOR(&fx, !kafka_is_reachable(fx.kafka));
     assert_int_equal(send_command(&fx, 2, "key"), ERR_OK);
     expect_report(&fx, 2, KAFKA_NOT_PERSISTED, ERR_KAFKA_NOT_PERSISTED);
+}
+
+/* The leader may have appended it. What comes after the refusal is judged by itself again. */
+static void refused_until_it_timed_out(const struct kafka_property *properties, size_t count)
+{
+    start_with(properties, count, 1000);
+    deliver_one(1);
+    for (unsigned i = 0; i < 100; i++)
+        rd_kafka_mock_push_request_errors(fx.cluster, API_PRODUCE, 1, RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION);
+    assert_int_equal(send_command(&fx, 2, "key"), ERR_OK);
+    expect_report(&fx, 2, KAFKA_UNCERTAIN, ERR_KAFKA_UNCERTAIN);
+    rd_kafka_mock_clear_request_errors(fx.cluster, API_PRODUCE);
+    rd_kafka_mock_broker_set_down(fx.cluster, -1);
+    WAIT_FOR(&fx, !kafka_is_reachable(fx.kafka));
+    assert_int_equal(send_command(&fx, 3, "key"), ERR_OK);
+    expect_report(&fx, 3, KAFKA_NOT_PERSISTED, ERR_KAFKA_NOT_PERSISTED);
+}
+
+static void test_refused_is_uncertain(void **state)
+{
+    (void)state;
+    refused_until_it_timed_out(NULL, 0);
+}
+
+/* What the operator wants to see of librdkafka does not hide the refusal from us. */
+static void test_refused_is_uncertain_with_debug(void **state)
+{
+    (void)state;
+    refused_until_it_timed_out(&(struct kafka_property){.name = "debug", .value = "msg"}, 1);
+}
+
+static void test_refused_is_uncertain_with_idempotence(void **state)
+{
+    (void)state;
+    refused_until_it_timed_out(&(struct kafka_property){.name = "enable.idempotence", .value = "true"}, 1);
 }
 
 static void test_unanswered_is_uncertain(void **state)
@@ -381,6 +416,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_broker_answers),
         TEST(test_never_sent_is_certain),
+        TEST(test_refused_is_uncertain),
+        TEST(test_refused_is_uncertain_with_debug),
+        TEST(test_refused_is_uncertain_with_idempotence),
         TEST(test_unanswered_is_uncertain),
         TEST(test_broker_dies_before_it_answers),
         TEST(test_refused_at_once),
