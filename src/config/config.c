@@ -29,6 +29,17 @@ static void free_features(struct config_feature *features, size_t count)
     free(features);
 }
 
+void config_properties_free(struct config *config)
+{
+    for (size_t i = 0; i < config->kafka_property_count; i++) {
+        free(config->kafka_properties[i].name);
+        free_secret(config->kafka_properties[i].value);
+    }
+    free(config->kafka_properties);
+    config->kafka_properties = NULL;
+    config->kafka_property_count = 0;
+}
+
 void config_freep(struct config **config_ptr)
 {
     struct config *config = *config_ptr;
@@ -39,11 +50,7 @@ void config_freep(struct config **config_ptr)
         if (option_is_text(&options[i]))
             free_secret(*(char **)(void *)((char *)config + options[i].offset));
     }
-    for (size_t i = 0; i < config->kafka_property_count; i++) {
-        free(config->kafka_properties[i].name);
-        free_secret(config->kafka_properties[i].value);
-    }
-    free(config->kafka_properties);
+    config_properties_free(config);
     free_features(config->features, config->feature_count);
     free_features(config->file_features, config->file_feature_count);
     free(config->file_kafka_events);

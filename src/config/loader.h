@@ -36,6 +36,8 @@ enum err_code feature_set(struct loader *loader, struct config_feature **list, s
 enum err_code loader_read_secret(struct loader *loader, const char *place, const char *path,
                                  struct buf *ret_text);
 void secret_fini(struct buf *text);
+/* Wipes the values, then frees them. */
+void config_properties_free(struct config *config);
 
 enum err_code loader_take_file(struct loader *loader, const char *file);
 enum err_code loader_take_environ(struct loader *loader, char *const *environ);

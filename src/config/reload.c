@@ -72,6 +72,25 @@ static bool properties_differ(const struct config *a, const struct config *b)
     return false;
 }
 
+/* So that the next reload compares with those that the clients have. */
+static enum err_code keep_properties(struct config *fresh, const struct config *running)
+{
+    size_t count = running->kafka_property_count;
+    struct config_property *copies = calloc(count + 1, sizeof(*copies));
+    if (!copies)
+        return ERR_NO_MEMORY;
+    config_properties_free(fresh);
+    fresh->kafka_properties = copies;
+    fresh->kafka_property_count = count;
+    for (size_t i = 0; i < count; i++) {
+        const struct config_property *from = &running->kafka_properties[i];
+        copies[i] = (struct config_property){strdup(from->name), strdup(from->value), from->secret};
+        if (!copies[i].name || !copies[i].value)
+            return ERR_NO_MEMORY;
+    }
+    return ERR_OK;
+}
+
 static void name_kept(struct buf *kept, const char *name)
 {
     if (kept->len)
@@ -92,8 +111,12 @@ struct config *config_reload(const char *file, char *const *environ, const struc
             config_freep(&config);
         }
     }
-    /* They were read when the clients were made; nobody reads them again. */
-    if (config && properties_differ(config, running))
+    if (config && properties_differ(config, running)) {
         name_kept(ret_kept, "kafka.properties");
+        if (keep_properties(config, running) != ERR_OK) {
+            err_set(err, ERR_NO_MEMORY, "out of memory while loading the configuration");
+            config_freep(&config);
+        }
+    }
     return config;
 }

@@ -6,6 +6,7 @@
  *   a reply came                           success           success
  *   no reply, the command is in Kafka      timeout           success
  *   no reply, the command may be there     produce failure   produce failure
+ *   no reply yet, the report doubts it     produce failure   produce failure   (a later reply changes nothing)
  *   refused, or certainly not written      produce failure   produce failure
  *   refused because of its topic           produce failure   success
  *   client gone, shutdown, not produced    nothing           nothing */
@@ -122,10 +123,16 @@ void exchange_cluster_observe(struct exchange_shared *shared, const struct excha
 
 /* ---- of a call ---- */
 
+/* Breakers outlive plans: a call that began before a reload must not judge by the settings of then. */
+static const struct exchange_plan *plan_now(const struct exchange *ex)
+{
+    return ex->worker->view->plan;
+}
+
 bool exchange_breaker_refuses(struct exchange *ex, enum path_fallback *ret_reason)
 {
     struct exchange_shared *shared = ex->worker->shared;
-    const struct exchange_plan *plan = ex->view->plan;
+    const struct exchange_plan *plan = plan_now(ex);
     if (refuses(&shared->cluster, &plan->cluster_breaker, &ex->retry_after_ns)) {
         *ret_reason = PATH_FALLBACK_CLUSTER_BREAKER;
         return true;
@@ -137,7 +144,7 @@ bool exchange_breaker_refuses(struct exchange *ex, enum path_fallback *ret_reaso
 bool exchange_breaker_ask(struct exchange *ex, enum path_fallback *ret_reason)
 {
     struct exchange_shared *shared = ex->worker->shared;
-    const struct exchange_plan *plan = ex->view->plan;
+    const struct exchange_plan *plan = plan_now(ex);
     struct exchange_operation *operation = exchange_route_state(ex)->operation;
     uint64_t now_ns = loop_now_ns(ex->worker->loop);
     *ret_reason = PATH_FALLBACK_CLUSTER_BREAKER;
@@ -155,7 +162,7 @@ bool exchange_breaker_ask(struct exchange *ex, enum path_fallback *ret_reason)
 void exchange_breaker_report(struct exchange *ex, enum path_outcome route, enum path_outcome cluster)
 {
     struct exchange_shared *shared = ex->worker->shared;
-    const struct exchange_plan *plan = ex->view->plan;
+    const struct exchange_plan *plan = plan_now(ex);
     struct exchange_operation *operation = exchange_route_state(ex)->operation;
     uint64_t now_ns = loop_now_ns(ex->worker->loop);
     report(&operation->breaker, operation->name, &plan->route_breaker, now_ns, &ex->route_permit, route);

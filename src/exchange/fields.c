@@ -117,15 +117,20 @@ uint64_t exchange_fields_find(struct exchange_shared *shared, const struct kafka
                           .type = json_get(doc, json_root(doc), SPAN_LIT("eventType")),
                           .time_ms = event_time_ms(record, doc)};
     uint64_t handle = 0;
-    size_t count = plans_ref(shared, plans);
+    size_t count = plans_ref(shared, plans), found = 0;
     for (size_t p = 0; p < count; p++) {
         const struct route_table *routes = plans[p]->routes;
-        for (size_t r = 0; r < routes->count && !handle; r++)
-            handle = find_in_route(shared, plans[p], &routes->routes[r], &event);
+        uint64_t in_plan = 0;
+        for (size_t r = 0; r < routes->count && !in_plan; r++)
+            in_plan = find_in_route(shared, plans[p], &routes->routes[r], &event);
+        if (in_plan) {
+            handle = in_plan;
+            found++;
+        }
         exchange_plan_unrefp(shared, &plans[p]);
     }
     buf_fini(&event.scratch);
     buf_fini(&event.value);
     buf_fini(&event.key);
-    return handle;
+    return found == 1 ? handle : 0; /* two of different plans are not the only one either */
 }

@@ -4,7 +4,8 @@
  * Invariants:
  * - Only main makes and binds plans, and only main touches the operations' list.
  * - The list of plans is for the reader thread, which looks for a call by its fields: it holds every plan that a call
- *   may still have. A plan leaves it before it is freed, under the list's lock. */
+ *   may still have. A plan comes into it when it is bound, complete, and leaves it before it is freed, under the
+ *   list's lock. */
 #include "internal.h"
 
 /* ---- operations ---- */
@@ -217,17 +218,21 @@ struct exchange_plan *exchange_plan_new(struct exchange_shared *shared, struct c
     atomic_init(&plan->refs, 1);
     plan->config = config;
     plan->routes = routes;
-    if (plan_fill(shared, plan, flags) == ERR_OK) {
-        pthread_mutex_lock(&shared->plans_mtx);
-        plan->next = shared->plans;
-        shared->plans = plan;
-        atomic_store_explicit(&shared->field_matching, fields_wanted(shared), memory_order_relaxed);
-        pthread_mutex_unlock(&shared->plans_mtx);
+    if (plan_fill(shared, plan, flags) == ERR_OK)
         return plan;
-    }
     err_set(err, ERR_NO_MEMORY, "out of memory");
     plan_free(plan);
     return NULL;
+}
+
+/* From now on the reader thread looks for calls of it. */
+static void list_plan(struct exchange_shared *shared, struct exchange_plan *plan)
+{
+    pthread_mutex_lock(&shared->plans_mtx);
+    plan->next = shared->plans;
+    shared->plans = plan;
+    atomic_store_explicit(&shared->field_matching, fields_wanted(shared), memory_order_relaxed);
+    pthread_mutex_unlock(&shared->plans_mtx);
 }
 
 enum err_code exchange_plan_bind(struct exchange_shared *shared, struct exchange_plan *plan)
@@ -241,6 +246,8 @@ enum err_code exchange_plan_bind(struct exchange_shared *shared, struct exchange
                                         plan->command_topic_ids);
     for (size_t i = 0; code == ERR_OK && i < plan->routes->count; i++)
         plan->states[i].command_topic = plan->command_topic_ids[plan->states[i].command_topic];
+    if (code == ERR_OK)
+        list_plan(shared, plan);
     return code;
 }
 
@@ -260,9 +267,9 @@ void exchange_plan_unrefp(struct exchange_shared *shared, struct exchange_plan *
     pthread_mutex_lock(&shared->plans_mtx);
     bool last = atomic_fetch_sub_explicit(&plan->refs, 1, memory_order_acq_rel) == 1;
     struct exchange_plan **at = &shared->plans;
-    while (last && *at != plan)
+    while (last && *at && *at != plan)
         at = &(*at)->next;
-    if (last)
+    if (last && *at) /* one that was never bound is not in it */
         *at = plan->next;
     atomic_store_explicit(&shared->field_matching, fields_wanted(shared), memory_order_relaxed);
     pthread_mutex_unlock(&shared->plans_mtx);

@@ -122,6 +122,7 @@ void exchange_proxy_start(struct exchange *ex, bool stream)
     if (request.body_kind == LEGACY_BODY_FIXED)
         request.body = http_request_body(ex->http);
     ex->path = PATH_TAKEN_LEGACY;
+    ex->retry_after_ns = 0; /* it told when Kafka may be tried again; from here on a refusal is legacy's */
     ex->legacy_streaming = request.body_kind == LEGACY_BODY_STREAM;
     if (stream)
         http_request_set_body_mode(ex->http, HTTP_BODY_STREAM);
