@@ -381,7 +381,7 @@ static void call_park(struct call *call, const char *path, const char *name, boo
     assert_ptr_equal(await_find(rig.worker->table, &call->id), &call->ex->entry);
 }
 
-static bool call_is_parked(const struct call *call)
+static inline bool call_is_parked(const struct call *call)
 {
     return await_find(rig.worker->table, &call->id) != NULL;
 }
@@ -452,7 +452,7 @@ static void tally_take(struct tally *tally)
 }
 
 /* What was counted since `before`. */
-static void tally_since(struct tally *tally, const struct tally *before)
+static inline void tally_since(struct tally *tally, const struct tally *before)
 {
     uint64_t *now = (uint64_t *)(void *)tally;
     const uint64_t *then = (const uint64_t *)(const void *)before;

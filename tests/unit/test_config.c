@@ -561,6 +561,316 @@ static void test_help(void **state)
     free(text);
 }
 
+/* ---- the flags file ---- */
+
+/* A configuration whose flags file has this content. */
+static struct config *load_flags(const char *text, size_t len, struct err *err)
+{
+    struct temp_file file = temp_file(text, len);
+    char variable[128];
+    snprintf(variable, sizeof(variable), "FEATURE_KAFKA_EVENTS_FILE=%s", file.path);
+    struct config *config = load(NULL, ENV(variable, "FEATURE_KAFKA_EVENTS=only"), err);
+    close(file.fd);
+    return config;
+}
+
+static void test_flags_file(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *common; /* common NULL: none */
+        const char *flags[3];      /* operation=value, in the order of the file */
+    } cases[] = {
+        {"", NULL, {NULL}},
+        {"\n# nothing\n  \n\t#also nothing", NULL, {NULL}},
+        {"true", "true", {NULL}},
+        {"split:10\n", "split:10", {NULL}},
+        {"\n # phase A\n  off \r\n\n", "off", {NULL}},
+        {"FEATURE_KAFKA_EVENTS=primary", "primary", {NULL}},
+        {"FEATURE_KAFKA_EVENTS = primary\r\n", "primary", {NULL}},
+        {"FEATURE_KAFKA_EVENTS_B=off\nFEATURE_KAFKA_EVENTS=true\nFEATURE_KAFKA_EVENTS_A_1=split:5\n",
+         "true",
+         {"B=off", "A_1=split:5"}},
+        {"FEATURE_KAFKA_EVENTS_A=x=y\n", NULL, {"A=x=y"}}, /* what a value means is not known here */
+        {"FEATURE_KAFKA_EVENTS_FILE=off\n", NULL, {"FILE=off"}},
+        {"a#b", "a#b", {NULL}},
+    };
+    for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++) {
+        struct err err = {0};
+        struct config *config = load_flags(cases[i].text, strlen(cases[i].text), &err);
+        if (!config)
+            fail_msg("%s: %s", cases[i].text, err.text);
+        assert_string_equal(config->feature_kafka_events, "only"); /* a place of its own */
+        assert_int_equal(config->file_kafka_events != NULL, cases[i].common != NULL);
+        if (cases[i].common)
+            assert_string_equal(config->file_kafka_events, cases[i].common);
+        size_t count = 0;
+        for (; count < 3 && cases[i].flags[count]; count++) {
+            char flag[128];
+            assert_true(count < config->file_feature_count);
+            snprintf(flag, sizeof(flag), "%s=%s", config->file_features[count].operation,
+                     config->file_features[count].value);
+            assert_string_equal(flag, cases[i].flags[count]);
+        }
+        assert_int_equal(config->file_feature_count, count);
+        assert_int_equal(config->feature_count, 0);
+        config_freep(&config);
+    }
+}
+
+static void expect_flags_refused(const char *text, size_t len, const char *message)
+{
+    struct err err = {0};
+    struct config *config = load_flags(text, len, &err);
+    if (config)
+        fail_msg("accepted: %s", text);
+    assert_int_equal(err.code, ERR_CONFIG);
+    if (!strstr(err.text, message))
+        fail_msg("expected \"%s\" in \"%s\"", message, err.text);
+    for (const char *at = err.text; *at; at++)
+        assert_true((unsigned char)*at >= 0x20 && *at != 0x7f);
+}
+
+static void test_bad_flags_file(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *message;
+    } cases[] = {
+        {"true\nfalse", ":1: expected FEATURE_KAFKA_EVENTS=VALUE, "},
+        {"FEATURE_KAFKA_EVENTS=true\noff\n", ":2: expected FEATURE_KAFKA_EVENTS=VALUE"},
+        {"KAFKA=true", ":1: expected FEATURE_KAFKA_EVENTS=VALUE, FEATURE_KAFKA_EVENTS_<OPERATION>=VALUE"},
+        {"\n\n#\nFEATURE_KAFKA_EVENT=true", ":4: expected"},
+        {"FEATURE_KAFKA_EVENTS_=true", "found \"FEATURE_KAFKA_EVENTS_\""},
+        {"FEATURE_KAFKA_EVENTS_a=true", "found \"FEATURE_KAFKA_EVENTS_a\""},
+        {"FEATURE_KAFKA_EVENTS_A B=true", ":1: expected"},
+        {"FEATURE_KAFKA_EVENTS_A-B=true", ":1: expected"},
+        {"feature_kafka_events=true", ":1: expected"},
+        {"export FEATURE_KAFKA_EVENTS=true", ":1: expected"},
+        {"=true", ":1: expected"},
+        {"=", ":1: expected"},
+        {"\xef\xbb\xbf"
+         "FEATURE_KAFKA_EVENTS=true",
+         ":1: expected"},
+        {"\x1b[2J\x7f=true", ":1: expected"},
+        {"FEATURE_KAFKA_EVENTS=", ":1: expected"},
+        {"FEATURE_KAFKA_EVENTS=\nFEATURE_KAFKA_EVENTS_A=off", ":1: expected"},
+        {"FEATURE_KAFKA_EVENTS_A=", ":1: expected"},
+        {"FEATURE_KAFKA_EVENTS=true\nFEATURE_KAFKA_EVENTS=true", ":2: expected the common value once"},
+        {"FEATURE_KAFKA_EVENTS_A=off\n#\nFEATURE_KAFKA_EVENTS_A=off",
+         ":3: expected each operation once, found A"},
+    };
+    for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++)
+        expect_flags_refused(cases[i].text, strlen(cases[i].text), cases[i].message);
+    static const char nul[] = "FEATURE_KAFKA_EVENTS=true\0\n";
+    expect_flags_refused(nul, sizeof(nul) - 1, "expected text, found a NUL byte");
+    static char large[300 * 1024];
+    memset(large, '#', sizeof(large));
+    expect_flags_refused(large, sizeof(large), "FEATURE_KAFKA_EVENTS_FILE: cannot read");
+    large[200 * 1024] = '\n'; /* large, but not too large; a long line is shown as far as it fits */
+    memset(large, 'x', 200 * 1024);
+    expect_flags_refused(large, 200 * 1024 + 100, ":1: expected");
+    expect_refused(NULL, ENV("FEATURE_KAFKA_EVENTS_FILE=/nowhere/flags"),
+                   "FEATURE_KAFKA_EVENTS_FILE: cannot read \"/nowhere/flags\": No such file");
+    expect_refused(NULL, ENV("FEATURE_KAFKA_EVENTS_FILE=/"), "FEATURE_KAFKA_EVENTS_FILE: cannot read");
+    expect_refused(NULL, ENV("FEATURE_KAFKA_EVENTS_FILE="), "FEATURE_KAFKA_EVENTS_FILE: expected");
+}
+
+/* ---- admin tokens ---- */
+
+static void test_admin_tokens(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        const char *pairs[3];
+    } cases[] = {
+        {"alice:0123456789abcdef", {"alice 0123456789abcdef"}},
+        {" a.b_c@d-9:0123456789abcdef , bob:!\"#$%&'()*+-./:;<=>?~",
+         {"a.b_c@d-9 0123456789abcdef", "bob !\"#$%&'()*+-./:;<=>?~"}},
+        {"a:0123456789abcdef,a:fedcba9876543210", {"a 0123456789abcdef", "a fedcba9876543210"}},
+    };
+    for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++) {
+        char variable[256];
+        snprintf(variable, sizeof(variable), "SYNCGATE_ADMIN_TOKENS=%s", cases[i].text);
+        struct config *config = load_ok(NULL, ENV(variable));
+        const char *rest = config->admin_tokens;
+        struct span name, token;
+        size_t count = 0;
+        for (; config_next_admin_token(&rest, &name, &token); count++) {
+            char pair[128];
+            snprintf(pair, sizeof(pair), "%.*s %.*s", (int)name.len, name.ptr, (int)token.len, token.ptr);
+            assert_non_null(cases[i].pairs[count]);
+            assert_string_equal(pair, cases[i].pairs[count]);
+        }
+        assert_null(cases[i].pairs[count]);
+        config_freep(&config);
+    }
+    const char *none = NULL;
+    struct span name, token;
+    assert_false(config_next_admin_token(&none, &name, &token));
+}
+
+static void test_bad_admin_tokens(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *message;
+    } cases[] = {
+        {SECRET, "entry 1: expected name:token"},
+        {":" SECRET, "entry 1: expected name:token"},
+        {"alice:" SECRET ",bob", "entry 2: expected name:token"},
+        {"alice:" SECRET ",", "entry 2: expected name:token"},
+        {"alice:" SECRET ", ,bob:" SECRET, "entry 2: expected name:token"},
+        {",alice:" SECRET, "entry 1: expected name:token"},
+        {",", "entry 1: expected name:token"},
+        {"alice:short", "the token of 16 or more printable characters"},
+        {"alice:0123456789abcde", "entry 1"},
+        {"alice:" SECRET " x", "entry 1"}, /* a blank in it */
+        {"alice:" SECRET "\xc3\xa4", "entry 1"},
+        {"al ice:" SECRET, "entry 1"},
+        {"al/ice:" SECRET, "entry 1"},
+        {"\xc3\xa4:" SECRET, "entry 1"},
+        {"alice:" SECRET "\tx", ""},
+        {"", "SYNCGATE_ADMIN_TOKENS: expected"},
+    };
+    for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++) {
+        char variable[256];
+        snprintf(variable, sizeof(variable), "SYNCGATE_ADMIN_TOKENS=%s", cases[i].text);
+        expect_refused(NULL, ENV(variable), cases[i].message);
+        expect_refused(NULL, ENV(variable), "SYNCGATE_ADMIN_TOKENS: ");
+    }
+    expect_refused("{\"adminTokens\": \"alice:short," SECRET "\"}", NULL, "$.adminTokens: entry 1");
+}
+
+/* ---- reloading ---- */
+
+static struct config *reload(const char *json, char *const *env, const struct config *running,
+                             const char *expected_kept)
+{
+    struct temp_file file = temp_file(json, strlen(json));
+    struct buf kept = BUF_INIT;
+    struct err err = {0};
+    struct config *config = config_reload(file.path, env, running, &kept, &err);
+    close(file.fd);
+    if (!config)
+        fail_msg("refused: %s", err.text);
+    if (!span_eq(buf_span(&kept), span_of(expected_kept)))
+        fail_msg("kept %.*s instead of %s", (int)kept.len, kept.ptr, expected_kept);
+    buf_fini(&kept);
+    return config;
+}
+
+#define PROPERTIES "\"kafka\": {\"properties\": {\"linger.ms\": 5, \"sasl.password\": \"" SECRET "\"}}"
+
+static void test_reload(void **state)
+{
+    (void)state;
+    struct config *running = load_ok(
+        "{\"listen\": \"127.0.0.1:1\", \"bodyLimit\": 5000, \"env\": \"test\", \"bodyMemory\": \"1MiB\","
+        " \"logLevel\": \"warn\", \"legacy\": {\"url\": \"http://a\"}, " PROPERTIES "}",
+        NULL);
+    /* Reloadable ones of every type change; nothing else does. */
+    struct config *next = reload(
+        "{\"listen\": \"127.0.0.1:1\", \"bodyLimit\": \"5000\", \"env\": \"test\", \"bodyMemory\": \"2MiB\","
+        " \"logLevel\": \"debug\", \"legacy\": {\"url\": \"http://a\"}, \"maxParked\": 7, \"routes\": \"r\","
+        " \"maxParkedPerRoute\": 8, \"trustedProxies\": [\"::1\"], \"adminTokens\": \"a:0123456789abcdef\","
+        " \"breaker\": {\"enabled\": false, \"window\": \"7s\", \"minCalls\": 3, \"produceFailures\": 4,"
+        " \"timeouts\": 5, \"clusterFailures\": 6, \"open\": \"1s\", \"openMax\": \"2s\", \"probes\": 9},"
+        " \"feature\": {\"kafkaEvents\": \"split:7\", \"operations\": {\"a\": \"off\"}},"
+        " \"auth\": {\"hs256Secret\": \"" SECRET "\"}, " PROPERTIES "}",
+        NULL, running, "");
+    assert_int_equal(next->body_memory, 2 << 20);
+    assert_int_equal(next->log_level, LOG_DEBUG);
+    assert_int_equal(next->max_parked, 7);
+    assert_int_equal(next->max_parked_per_route, 8);
+    assert_string_equal(next->routes, "r");
+    assert_int_equal(next->trusted_proxy_count, 1);
+    assert_string_equal(next->admin_tokens, "a:0123456789abcdef");
+    assert_false(next->breaker);
+    assert_int_equal(next->breaker_window_ms, 7000);
+    assert_int_equal(next->breaker_open_max_ms, 2000);
+    assert_int_equal(next->breaker_probes, 9);
+    assert_string_equal(next->feature_kafka_events, "split:7");
+    assert_int_equal(next->feature_count, 1);
+    assert_string_equal(next->auth_hs256_secret, SECRET);
+    config_freep(&running);
+    assert_int_equal(next->body_limit, 5000);
+    config_freep(&next);
+}
+
+static void test_reload_keeps_what_needs_a_restart(void **state)
+{
+    (void)state;
+    static const char first[] =
+        "{\"listen\": \"127.0.0.1:1\", \"bodyLimit\": 5000, \"env\": \"test\", \"maxConnections\": 9,"
+        " \"legacy\": {\"url\": \"http://a\", \"timeout\": \"3s\"}, " PROPERTIES "}";
+    /* An address, a size, a choice, a number, texts that come, change and go, a duration; and a reloadable one. */
+    static const char second[] =
+        "{\"listen\": \"[::1]:2\", \"bodyLimit\": 6000, \"env\": \"development\", \"maxConnections\": 10,"
+        " \"kafka\": {\"brokers\": \"b:1\", \"properties\": {\"linger.ms\": 6}}, \"maxParked\": 77,"
+        " \"legacy\": {\"timeout\": \"4s\"}}";
+    static const char kept[] =
+        "SYNCGATE_LISTEN, SYNCGATE_ENV, SYNCGATE_MAX_CONNECTIONS, SYNCGATE_BODY_LIMIT, "
+        "KAFKA_BROKERS, LEGACY_URL, LEGACY_TIMEOUT, kafka.properties";
+    struct config *running = load_ok(first, NULL);
+    /* As often as it is reloaded: it is compared with what runs, not with what was written the time before. */
+    for (int i = 0; i < 3; i++) {
+        struct config *next = reload(second, NULL, running, kept);
+        assert_string_equal(next->listen.text, "127.0.0.1:1");
+        assert_int_equal(next->listen.port, 1);
+        assert_int_equal(next->listen.addr.ss_family, AF_INET);
+        assert_int_equal(next->listen.addr_len, sizeof(struct sockaddr_in));
+        assert_int_equal(next->body_limit, 5000);
+        assert_int_equal(next->env, CONFIG_TEST);
+        assert_int_equal(next->max_connections, 9);
+        assert_null(next->kafka_brokers);
+        assert_string_equal(next->legacy_url, "http://a");
+        assert_int_equal(next->legacy_timeout_ms, 3000);
+        assert_int_equal(next->kafka_property_count, 2);
+        assert_string_equal(property(next, "linger.ms"), "5");
+        assert_string_equal(property(next, "sasl.password"), SECRET);
+        assert_true(next->kafka_properties[1].secret);
+        assert_int_equal(next->max_parked, 77);
+        config_freep(&running);
+        running = next;
+    }
+    struct config *back = reload(first, NULL, running, "");
+    assert_int_equal(back->max_parked, 20000);
+    config_freep(&running);
+    /* The environment goes on to beat the file. */
+    running = reload(first, ENV("SYNCGATE_BODY_LIMIT=7000", "KAFKA_LINGER_MS=7", "SYNCGATE_MAX_PARKED=3"),
+                     back, "SYNCGATE_BODY_LIMIT, kafka.properties");
+    assert_int_equal(running->body_limit, 5000);
+    assert_int_equal(running->max_parked, 3);
+    config_freep(&back);
+    config_freep(&running);
+}
+
+static void test_reload_refuses(void **state)
+{
+    (void)state;
+    struct config *running = load_ok("{\"maxParked\": 5}", NULL);
+    static const char *const broken[] = {"",
+                                         "{",
+                                         "{\"maxParked\": 0}",
+                                         "{\"bodyLimit\": 0}",
+                                         "{\"x\": 1}",
+                                         "{\"feature\": {\"file\": \"/nowhere\"}}"};
+    for (size_t i = 0; i < SG_ARRAY_LEN(broken); i++) {
+        struct temp_file file = temp_file(broken[i], strlen(broken[i]));
+        struct buf kept = BUF_INIT;
+        struct err err = {0};
+        assert_null(config_reload(file.path, NULL, running, &kept, &err));
+        assert_int_equal(err.code, ERR_CONFIG);
+        assert_true(err.text[0] != '\0');
+        buf_fini(&kept);
+        close(file.fd);
+    }
+    assert_int_equal(running->max_parked, 5);
+    config_freep(&running);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -576,6 +886,13 @@ int main(void)
         cmocka_unit_test(test_generated_files_are_current),
         cmocka_unit_test(test_sample_is_the_defaults),
         cmocka_unit_test(test_help),
+        cmocka_unit_test(test_flags_file),
+        cmocka_unit_test(test_bad_flags_file),
+        cmocka_unit_test(test_admin_tokens),
+        cmocka_unit_test(test_bad_admin_tokens),
+        cmocka_unit_test(test_reload),
+        cmocka_unit_test(test_reload_keeps_what_needs_a_restart),
+        cmocka_unit_test(test_reload_refuses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -97,7 +97,8 @@ static void refused_until_it_timed_out(const struct kafka_property *properties, 
     start_with(properties, count, 1000);
     deliver_one(1);
     for (unsigned i = 0; i < 100; i++)
-        rd_kafka_mock_push_request_errors(fx.cluster, API_PRODUCE, 1, RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION);
+        rd_kafka_mock_push_request_errors(fx.cluster, API_PRODUCE, 1,
+                                          RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION);
     assert_int_equal(send_command(&fx, 2, "key"), ERR_OK);
     expect_report(&fx, 2, KAFKA_UNCERTAIN, ERR_KAFKA_UNCERTAIN);
     rd_kafka_mock_clear_request_errors(fx.cluster, API_PRODUCE);
