@@ -258,6 +258,7 @@ static void on_tick(struct loop_timer *timer)
     uint64_t now_ns = loop_now_ns(app->loop), in_phase_ns = now_ns - app->phase_ns, wait_ns = TICK_NS;
     switch (app->phase) {
     case APP_STARTING:
+        (void)app_reload_step(app); /* it may mend what the start waits for */
         if (!app_closed_route(app, false) || (in_phase_ns >= START_GRACE_NS && !app_closed_route(app, true)))
             set_phase(app, APP_SERVING, "ready");
         break;
@@ -291,7 +292,7 @@ static void on_signal(struct loop_io *io, uint32_t events)
     while (read(io->fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
         if (info.ssi_signo != SIGHUP)
             leave(app);
-        else if (app->phase <= APP_SERVING)
+        else
             app_reload(app);
     }
     (void)!loop_timer_set(app->loop, &app->tick, loop_now_ns(app->loop));

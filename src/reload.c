@@ -127,6 +127,10 @@ void app_reload_drop(struct app *app)
 void app_reload(struct app *app)
 {
     struct err err = {ERR_OK, ""};
+    if (app->phase >= APP_LEAVING) {
+        say_failed(app, "the gateway is shutting down");
+        return;
+    }
     app_reload_drop(app); /* an earlier one that still waits: this one is newer */
     struct config *config = config_reload(app->config_file, environ, app_config(app), &app->next_kept, &err);
     struct exchange_plan *plan = config ? app_make_plan(app, config, &err) : NULL;

@@ -366,6 +366,25 @@ def test_keys_are_reloaded(start, config):
     assert gateway.bind("GH-1", qr={"deviceId": 1}).status == 401
 
 
+def test_a_start_that_waits_for_kafka_can_be_mended_by_a_reload(start, tmp_path):
+    flags = tmp_path / "flags"
+    flags.write_text("only\n")
+    gateway = start(KAFKA_BROKERS="127.0.0.1:1", FEATURE_KAFKA_EVENTS_FILE=str(flags), wait_ready=False)
+    assert gateway.admin_get("/health/ready").status == 503
+    flags.write_text("off\n")
+    gateway.reload()
+    gateway.wait_ready()
+    assert gateway.path_of(gateway.bind("GH-1")) == "legacy"
+
+
+def test_a_reload_while_it_shuts_down_is_refused_and_said(start):
+    gateway = start(SHUTDOWN_DELAY="10m")
+    gateway.popen.send_signal(signal.SIGTERM)
+    gateway.wait_log("shutting down")
+    assert "shutting down" in gateway.reload(ok=False)["error"]
+    gateway.popen.send_signal(signal.SIGTERM)
+
+
 def test_what_the_admin_port_set_outlives_a_reload(start, config):
     gateway = start(config())
     gateway.set(OPERATION, "split:7")
