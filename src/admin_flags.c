@@ -174,11 +174,12 @@ static void on_flags(struct admin_call *call, struct span method, const char *op
         return;
     }
     struct span who = who_asks(call);
+    bool look = span_eq(method, SPAN_LIT("GET")) || span_eq(method, SPAN_LIT("HEAD"));
     if (!who.ptr)
         app_admin_refuse(call, 401, "Expected Authorization: Bearer with one of SYNCGATE_ADMIN_TOKENS");
-    else if (span_eq(method, SPAN_LIT("GET")) && operation && !value_now(call->app, operation, scratch))
+    else if (look && operation && !value_now(call->app, operation, scratch))
         app_admin_refuse(call, 404, "No route has this operationId");
-    else if (span_eq(method, SPAN_LIT("GET")))
+    else if (look)
         answer_flags(call, operation);
     else if (span_eq(method, SPAN_LIT("DELETE")))
         change(call, who, operation, NULL);
@@ -229,6 +230,39 @@ static void answer_breakers(struct admin_call *call)
     buf_fini(&out);
 }
 
+static int hex_digit(char c)
+{
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
+}
+
+/* The operationId behind /admin/flags/, percent-decoded: it is free text. Empty: none, as with a wrong escape or a NUL, which no
+ * operation has in its name. NULL without memory. */
+static char *decode_operation(struct span text)
+{
+    char *name = malloc(text.len + 1);
+    size_t len = 0;
+    for (size_t i = 0; name && i < text.len; i++) {
+        char c = text.ptr[i];
+        if (c == '%') {
+            int high = i + 2 < text.len ? hex_digit(text.ptr[i + 1]) : -1;
+            int low = high >= 0 ? hex_digit(text.ptr[i + 2]) : -1;
+            c = low >= 0 ? (char)(high * 16 + low) : '\0';
+            i += 2;
+        }
+        if (c == '\0') {
+            len = 0;
+            break;
+        }
+        name[len++] = c;
+    }
+    if (name)
+        name[len] = '\0';
+    return name;
+}
+
 bool app_admin_flags(struct admin_call *call, struct span method, struct span target)
 {
     const struct span flags = SPAN_LIT("/admin/flags");
@@ -241,10 +275,10 @@ bool app_admin_flags(struct admin_call *call, struct span method, struct span ta
         (target.len > flags.len && target.ptr[flags.len] != '/'))
         return false;
     struct span rest = {target.ptr + flags.len, target.len - flags.len};
-    char *operation = rest.len > 1 ? span_dup((struct span){rest.ptr + 1, rest.len - 1}) : NULL;
-    if (rest.len > 1 && !operation)
+    char *operation = rest.len ? decode_operation((struct span){rest.ptr + 1, rest.len - 1}) : NULL;
+    if (rest.len && !operation)
         app_admin_refuse(call, 503, "Out of memory");
-    else
+    else /* with an empty name it is nobody's flag, not everybody's: the variable in somebody's script was not set */
         on_flags(call, method, operation);
     free(operation);
     return true;

@@ -64,6 +64,7 @@ struct app {
     size_t override_count;
     struct exchange_plan *next_plan; /* checked, waits for its topics; NULL: none */
     struct auth_keys *next_keys;
+    int64_t next_keys_mtime_ns;
     uint64_t next_since_ns; /* CLOCK_MONOTONIC */
     struct buf next_kept;   /* settings that need a restart */
     uint64_t reloads_ok, reloads_failed;

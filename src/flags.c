@@ -149,8 +149,9 @@ enum err_code app_flags_values(const struct app *app, const struct config *confi
                                struct err *err)
 {
     struct app_flag *flags = calloc(routes->count + 1, sizeof(*flags));
-    enum err_code code = flags ? app_flags_resolve(app, config, routes, flags, NULL, err)
-                               : err_set(err, ERR_NO_MEMORY, "out of memory");
+    if (!flags)
+        return err_set(err, ERR_NO_MEMORY, "out of memory");
+    enum err_code code = app_flags_resolve(app, config, routes, flags, NULL, err);
     for (size_t i = 0; code == ERR_OK && i < routes->count; i++)
         ret_values[i] = flags[i].flag;
     if (code == ERR_OK)
@@ -162,8 +163,9 @@ enum err_code app_flags_values(const struct app *app, const struct config *confi
 enum err_code app_flags_refresh(const struct app *app, struct exchange_plan *plan, struct err *err)
 {
     struct path_flag *values = calloc(plan->routes->count + 1, sizeof(*values));
-    enum err_code code = values ? app_flags_values(app, plan->config, plan->routes, values, err)
-                                : err_set(err, ERR_NO_MEMORY, "out of memory");
+    if (!values)
+        return err_set(err, ERR_NO_MEMORY, "out of memory");
+    enum err_code code = app_flags_values(app, plan->config, plan->routes, values, err);
     for (size_t i = 0; code == ERR_OK && i < plan->routes->count; i++)
         exchange_route_set_flag(&plan->states[i], &values[i]);
     free(values);

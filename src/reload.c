@@ -134,6 +134,7 @@ void app_reload(struct app *app)
     app_reload_drop(app); /* an earlier one that still waits: this one is newer */
     struct config *config = config_reload(app->config_file, environ, app_config(app), &app->next_kept, &err);
     struct exchange_plan *plan = config ? app_make_plan(app, config, &err) : NULL;
+    app->next_keys_mtime_ns = plan ? app_keys_mtime_ns(plan->config) : 0; /* before they are read */
     struct auth_keys *keys = plan ? app_load_keys(plan->config, &err) : NULL;
     enum err_code code = plan && (keys || err.code == ERR_OK) ? ERR_OK : err.code;
     if (code == ERR_OK)
@@ -219,7 +220,7 @@ bool app_reload_step(struct app *app)
         app->keys = app->next_keys;
         app->next_keys = NULL;
     }
-    app->keys_mtime_ns = app_keys_mtime_ns(app_config(app));
+    app->keys_mtime_ns = app->next_keys_mtime_ns;
     log_set_level(app_config(app)->log_level);
     app->reloads_ok++;
     say_done(app);

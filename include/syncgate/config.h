@@ -129,7 +129,8 @@ static inline bool config_is_embedded(const struct config *config)
  * Thread: any. */
 bool config_trusts(const struct config *config, const struct sockaddr *peer);
 
-/* Walks over SYNCGATE_ADMIN_TOKENS: *rest begins at config->admin_tokens (NULL is fine). False at the end. */
+/* Walks over SYNCGATE_ADMIN_TOKENS: *rest begins at config->admin_tokens (NULL is fine). False at the end. An entry may be wrong
+ * (an empty name or token) only before config_load() has checked them. */
 bool config_next_admin_token(const char **rest, struct span *ret_name, struct span *ret_token);
 
 /* The operationId as FEATURE_KAFKA_EVENTS_<OPERATION> and feature.operations spell it: bindDeviceQr ->

@@ -76,6 +76,9 @@ void show_text(const char *text, char out[SHOWN_MAX])
     struct buf buf = BUF_INIT;
     size_t len = strlen(text), max = 80;
     buf_append_json_string(&buf, (struct span){text, len < max ? len : max});
+    for (size_t i = 0; i < buf.len; i++)
+        if (buf.ptr[i] == 0x7f) /* JSON would let it through to the terminal */
+            buf.ptr[i] = '?';
     if (buf_ok(&buf))
         snprintf(out, SHOWN_MAX, "%.*s%s", (int)buf.len, buf.ptr, len > max ? "..." : "");
     else
@@ -262,14 +265,14 @@ static const char *place_of(const struct loader *loader, const char *env)
 bool config_next_admin_token(const char **rest, struct span *ret_name, struct span *ret_token)
 {
     const char *at = *rest;
-    if (!at || !*at)
+    if (!at)
         return false;
     size_t len = strcspn(at, ",");
     struct span pair = span_trim((struct span){at, len});
     const char *colon = pair.len ? memchr(pair.ptr, ':', pair.len) : NULL;
     *ret_name = (struct span){pair.ptr, colon ? (size_t)(colon - pair.ptr) : pair.len};
     *ret_token = colon ? (struct span){colon + 1, pair.len - ret_name->len - 1} : (struct span){NULL, 0};
-    *rest = at + len + (at[len] == ',');
+    *rest = at[len] ? at + len + 1 : NULL;
     return true;
 }
 

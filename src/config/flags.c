@@ -15,6 +15,8 @@ static struct span next_line(struct span *rest)
     struct span line = {rest->ptr, end ? (size_t)(end - rest->ptr) : rest->len};
     rest->ptr += end ? line.len + 1 : line.len;
     rest->len -= end ? line.len + 1 : line.len;
+    if (line.len && line.ptr[line.len - 1] == '\r')
+        line.len--;
     return span_trim(line);
 }
 
@@ -62,9 +64,9 @@ static enum err_code take_line(struct loader *loader, const char *place, struct 
         code = loader_no_memory(loader);
     else if (!equals && alone)
         code = take_common(loader, place, value_text);
-    else if (strcmp(name_text, NAME) == 0)
+    else if (strcmp(name_text, NAME) == 0 && value.len)
         code = take_common(loader, place, value_text);
-    else if (strncmp(name_text, NAME "_", NAME_LEN + 1) == 0 &&
+    else if (strncmp(name_text, NAME "_", NAME_LEN + 1) == 0 && value.len &&
              is_operation((struct span){name.ptr + NAME_LEN + 1, name.len - NAME_LEN - 1}))
         code = take_operation(loader, place, name_text + NAME_LEN + 1, value_text);
     else {

@@ -170,6 +170,26 @@ def test_flags_need_a_token(start):
     assert closed.flag("PUT", COMMON, "off").status == 403
 
 
+def test_no_name_is_not_every_name(start):
+    """What a script sends whose variable is not set must not move the traffic of all operations."""
+    gateway = start()
+    before = gateway.flag("GET", COMMON).json()
+    for path in (COMMON + "/", COMMON + "/?", COMMON + "?operation=bindDeviceQR", COMMON + "//", COMMON + "s"):
+        for method, value in (("GET", None), ("PUT", "off"), ("DELETE", None)):
+            assert gateway.flag(method, path, value).status in (404, 405), (method, path)
+    assert gateway.flag("GET", COMMON).json() == before
+
+
+def test_an_operation_is_named_with_or_without_percent_escapes(start):
+    gateway = start()
+    gateway.set("/admin/flags/%62indDevice%51%52", "off")
+    assert gateway.flag("GET", OPERATION).json()["value"] == "off"
+    for name in ("bindDeviceQR%00", "bindDeviceQR%", "bindDeviceQR%4", "bindDeviceQ%5", "bindDevice%5zR", "%00"):
+        assert gateway.flag("PUT", COMMON + "/" + name, "only").status == 404, name
+    head = gateway.flag("HEAD", COMMON)
+    assert head.status == 200 and head.body == b""
+
+
 def test_put_and_delete_move_traffic_at_once_and_leave_an_audit_line(start):
     gateway = start()
     with Answering(gateway.bootstrap()):
@@ -349,8 +369,9 @@ def test_settings_that_need_a_restart_are_named_and_keep_their_value(start, conf
     gateway = start(config(bodyLimit="10KiB", logLevel="info"))
     config(bodyLimit="1KiB", logLevel="debug", kafka={"properties": {"linger.ms": 5}})
     gateway.reload()
-    line = gateway.wait_log("settings that changed need a restart")
-    assert line["settings"] == "SYNCGATE_BODY_LIMIT, kafka.properties"
+    gateway.reload()
+    lines = [line["settings"] for line in gateway.logs() if line.get("msg") == "settings that changed need a restart"]
+    assert lines == ["SYNCGATE_BODY_LIMIT, kafka.properties"] * 2, "as often as the files are read"
     answer_ = gateway.bind("GH-1", qr={"deviceId": "x" * 5000, "fingerprint": "y"}, headers={})
     assert answer_.status == 401, "the body limit is the one it started with"
 

@@ -664,9 +664,9 @@ static void test_bad_flags_file(void **state)
         expect_flags_refused(cases[i].text, strlen(cases[i].text), cases[i].message);
     static const char nul[] = "FEATURE_KAFKA_EVENTS=true\0\n";
     expect_flags_refused(nul, sizeof(nul) - 1, "expected text, found a NUL byte");
-    static char large[300 * 1024];
-    memset(large, '#', sizeof(large));
-    expect_flags_refused(large, sizeof(large), "FEATURE_KAFKA_EVENTS_FILE: cannot read");
+    static char large[300 * 1024 + 1];
+    memset(large, 'x', sizeof(large) - 1);
+    expect_flags_refused(large, sizeof(large) - 1, "FEATURE_KAFKA_EVENTS_FILE: cannot read");
     large[200 * 1024] = '\n'; /* large, but not too large; a long line is shown as far as it fits */
     memset(large, 'x', 200 * 1024);
     expect_flags_refused(large, 200 * 1024 + 100, ":1: expected");
