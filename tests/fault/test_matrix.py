@@ -2,6 +2,7 @@
 """Never twice: what breaks (fault), when (moment), under which flag (mode). Every row says which path the call took, what
 the client was told and when, and how often the command was executed, by Kafka's service and by legacy together: never
 twice, and never not at all behind a 200. One broker, real; what fails is the wire to it (tests/lib/kafka_proxy.py)."""
+import dataclasses
 import threading
 
 import pytest
@@ -17,9 +18,10 @@ from service import COMMANDS, TOPICS, Service
 
 FORBIDDEN, ABSENT, SINGLE = "forbidden.commands.v1", "absent.commands.v1", "one-partition.commands.v1"
 BROKER_LIMIT, CLIENT_LIMIT = 8192, 2000
+IDEMPOTENT = "idempotent"
 LANES = {
-    "plain": {},
-    "idempotent": {"KAFKA_ENABLE_IDEMPOTENCE": "true"},
+    "usual": {},
+    IDEMPOTENT: {"KAFKA_ENABLE_IDEMPOTENCE": "true"},
     "idempotent, one partition": {"KAFKA_ENABLE_IDEMPOTENCE": "true", "topic": SINGLE},
     "one message": {"KAFKA_QUEUE_BUFFERING_MAX_MESSAGES": 1},
     "small messages": {"KAFKA_MESSAGE_MAX_BYTES": CLIENT_LIMIT},
@@ -179,7 +181,6 @@ ROWS = [
     # Refused by the broker, which has written nothing.
     Row("not leader", "once", both(BY_KAFKA), on_produce(error=NOT_LEADER, times=1)),
     Row("unknown topic", "once", both(BY_KAFKA), on_produce(error=UNKNOWN_TOPIC, times=1)),
-    Row("not enough replicas", "before append", certain("not_persisted"), on_produce(error=NOT_ENOUGH_REPLICAS)),
     Row("too large", "said by the broker", certain("too_large"), on_produce(error=MESSAGE_TOO_LARGE)),
     Row("topic authorization", "refused", certain("not_persisted"), on_produce(error=TOPIC_AUTHORIZATION_FAILED, times=1)),
     Row("cluster authorization", "refused", certain("not_persisted"), on_produce(error=CLUSTER_AUTHORIZATION_FAILED)),
@@ -216,7 +217,7 @@ ROWS = [
     # Slow.
     Row("broker slow", "ack within the message timeout", both(BY_KAFKA), on_produce(response_delay_s=0.4), reply=1),
     Row("broker slow", "ack after the message timeout", both(BY_KAFKA), on_produce(response_delay_s=LATE_ARRIVAL_S)),
-    Row("broker slow", "ack after the message timeout, service silent", both(no_reply(1, True)),
+    Row("broker slow", "ack after the message timeout, service silent", both(no_reply(1)),
         on_produce(response_delay_s=LATE_ARRIVAL_S), reply=None),
     Row("broker slow", "request within the message timeout", both(BY_KAFKA), on_produce(request_delay_s=0.4)),
     Row("broker slow", "request after the message timeout", both(BY_KAFKA), on_produce(request_delay_s=LATE_ARRIVAL_S)),
@@ -265,7 +266,7 @@ ROWS = [
 ]
 
 
-# --- a leader that stepped down after it had appended, and what idempotence changes ---
+# --- faults that meet what librdkafka sends again ---
 
 
 def appended_but_not_leader(*then):
@@ -301,42 +302,49 @@ def behind_one_that_expires(lane, device):
     return answer
 
 
-SENT_AGAIN = "librdkafka takes 'not leader' for 'not written' and sends again: the command is in Kafka twice"
-
 ROWS += [
-    Row("stepped down after append", "sent again", both(BY_KAFKA), appended_but_not_leader(), open_hole=SENT_AGAIN),
     Row("stepped down after append", "never sent again", both(no_reply(1)),
         appended_but_not_leader({"error": NOT_LEADER}), reply=None),
     Row("stepped down after append", "never sent again, service answers", both(BY_KAFKA),
         appended_but_not_leader({"error": NOT_LEADER}), after=nobody_waits),
-    Row("stepped down after append", "sent again", both(BY_KAFKA), appended_but_not_leader(), lane="idempotent"),
-    Row("stepped down after append", "never sent again", both(no_reply(1)),
-        appended_but_not_leader({"error": NOT_LEADER}), reply=None, lane="idempotent"),
-    Row("none", "ever", both(BY_KAFKA), lane="idempotent"),
+    Row("ack lost", "once", both(BY_KAFKA), on_produce(drop_response=True, times=1), reply=1),
+    Row("connection cut", "once, after append", both(BY_KAFKA), on_produce(cut="after", times=1), reply=1),
+    Row("storage error", "once, after append", both(BY_KAFKA), on_produce(error=STORAGE_ERROR, forward=True, times=1),
+        reply=1),
+]
+
+# What differs by idempotence: with it librdkafka sends again until the message's time is over, without it hardly ever.
+ROWS_WITHOUT = [
+    Row("stepped down after append", "sent again", both(dataclasses.replace(BY_KAFKA, copies=2)), appended_but_not_leader()),
+    Row("not enough replicas", "once", certain("not_persisted"), on_produce(error=NOT_ENOUGH_REPLICAS, times=1)),
+    Row("not enough replicas", "always", certain("not_persisted"), on_produce(error=NOT_ENOUGH_REPLICAS)),
+]
+ROWS_WITH = [
+    Row("stepped down after append", "sent again", both(BY_KAFKA), appended_but_not_leader(), lane=IDEMPOTENT),
+    Row("not enough replicas", "once", both(BY_KAFKA), on_produce(error=NOT_ENOUGH_REPLICAS, times=1), lane=IDEMPOTENT),
+    Row("not enough replicas", "always", certain("not_persisted", NOT_PERSISTED_S, 0.5),
+        on_produce(error=NOT_ENOUGH_REPLICAS), lane=IDEMPOTENT),
+    Row("ack lost", "never sent again", both(no_reply(1)),
+        first_then({"drop_response": True}, {"drop_request": True}), reply=None, lane=IDEMPOTENT),
     Row("ack lost", "behind one that expires", both(no_reply(1)), act=behind_one_that_expires, reply=None,
         lane="idempotent, one partition"),
-    Row("ack lost", "sent again", both(BY_KAFKA), on_produce(drop_response=True, times=1), reply=1, lane="idempotent"),
-    Row("ack lost", "never sent again", both(no_reply(1)),
-        first_then({"drop_response": True}, {"drop_request": True}), reply=None, lane="idempotent"),
-    Row("connection cut after append", "sent again", both(BY_KAFKA), on_produce(cut="after", times=1), reply=1,
-        lane="idempotent"),
-    Row("connection cut after append", "then not leader", both(no_reply(1)),
-        first_then({"cut": "after"}, {"error": NOT_LEADER}), reply=None, lane="idempotent"),
-    Row("connection cut after append", "then no authorization", both(no_reply(1)),
-        first_then({"cut": "after"}, {"error": CLUSTER_AUTHORIZATION_FAILED}), reply=None, lane="idempotent"),
-    Row("storage error after append", "then not leader", both(no_reply(1)),
-        first_then({"error": STORAGE_ERROR, "forward": True}, {"error": NOT_LEADER}), reply=None, lane="idempotent"),
-    Row("storage error after append", "sent again", both(BY_KAFKA),
-        on_produce(error=STORAGE_ERROR, forward=True, times=1), lane="idempotent"),
+    Row("connection cut", "after append, then not leader", both(no_reply(1)),
+        first_then({"cut": "after"}, {"error": NOT_LEADER}), reply=None, lane=IDEMPOTENT),
+    Row("connection cut", "after append, then no authorization", both(no_reply(1)),
+        first_then({"cut": "after"}, {"error": CLUSTER_AUTHORIZATION_FAILED}), reply=None, lane=IDEMPOTENT),
+    Row("storage error", "after append, then not leader", both(no_reply(1)),
+        first_then({"error": STORAGE_ERROR, "forward": True}, {"error": NOT_LEADER}), reply=None, lane=IDEMPOTENT),
 ]
 
 
 def all_cells():
-    """split:100 is every user on Kafka: what holds for `true` holds there."""
-    for row in ROWS:
-        if "true" in row.expect and row.lane == "plain":
-            row.expect.setdefault("split:100", row.expect["true"])
-    return cells_of(ROWS)
+    """split:100 is every user on Kafka: what holds for `true` holds there. And, unless said otherwise, with idempotence."""
+    again = [dataclasses.replace(row, lane=IDEMPOTENT, expect={"true": row.expect["true"]})
+             for row in ROWS if "true" in row.expect and row.lane == "usual"]
+    for row in ROWS + ROWS_WITHOUT:
+        if "true" in row.expect and row.lane == "usual":
+            row.expect["split:100"] = row.expect["true"]
+    return cells_of(ROWS + ROWS_WITHOUT + ROWS_WITH + again)
 
 
 @pytest.fixture(scope="module")
@@ -349,18 +357,12 @@ def world(request):
         cluster.create_topics(SINGLE, partitions=1)
         cluster.allow_only_describe(FORBIDDEN)
         with Service(cluster.bootstrap) as service:
-            width = {("plain", mode): 4 for mode in ("true", "only", "split:100")}
+            width = {("usual", mode): 4 for mode in ("true", "only", "split:100")} | {(IDEMPOTENT, "true"): 4}
             running = World(cluster, service, LANES, [COMMANDS, FORBIDDEN, SINGLE], cells, width)
             yield running
             running.close()
 
 
-def as_parameter(cell):
-    hole = cell.row.open_hole
-    marks = [pytest.mark.xfail(strict=True, raises=Executed, reason=hole)] if hole else []
-    return pytest.param(cell, id=str(cell), marks=marks)
-
-
-@pytest.mark.parametrize("cell", [as_parameter(cell) for cell in all_cells()])
+@pytest.mark.parametrize("cell", [pytest.param(cell, id=str(cell)) for cell in all_cells()])
 def test_never_twice(world, cell):
     world.outcome(cell)

@@ -43,11 +43,13 @@ class Executed(AssertionError):
 
 @dataclass(frozen=True)
 class Expect:
-    """commands: copies in the topic; legacy: requests read by the backend."""
+    """commands: those in the topic, by id; copies: records that they may take (a service that remembers ids executes once,
+    docs/services.md); legacy: requests read by the backend."""
     status: int
     path: str
     commands: int = 0
     legacy: int = 0
+    copies: int = 1
     code: Optional[str] = None
     fallback: Any = None  # a reason, or a set of them
     uncertain: Optional[bool] = None  # None: either
@@ -66,12 +68,11 @@ class Row:
     arrange: Optional[Callable] = None
     reply: Optional[float] = 0
     replies: int = 1
-    lane: str = "plain"
+    lane: str = "usual"
     legacy: str = "ok"
     act: Optional[Callable] = None
     after: Optional[Callable] = None
     headers: dict = field(default_factory=dict)
-    open_hole: str = ""  # why the promise is known not to hold here
 
     def __hash__(self):
         return id(self)
@@ -269,9 +270,10 @@ class Lane:
 
     def check_executions(self, cell, commands):
         device, expect = self.devices[cell], cell.row.expect[cell.mode]
-        in_kafka, in_legacy = sum(n for (of, _), n in commands.items() if of == device), self.legacy_reads(device)
-        counted = f"{in_kafka} in Kafka, {in_legacy} by legacy"
-        if in_kafka + in_legacy > 1:
+        copies = [n for (of, _), n in commands.items() if of == device]
+        in_kafka, in_legacy = len(copies), self.legacy_reads(device)
+        counted = f"{in_kafka} in Kafka, {in_legacy} by legacy, copies: {copies}"
+        if in_kafka + in_legacy > 1 or sum(copies) > expect.copies:
             raise Executed(f"executed twice: {counted}")
         if self.statuses.get(cell) == 200 and in_kafka + in_legacy == 0:
             raise Executed("answered with 200, never executed")
