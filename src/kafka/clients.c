@@ -149,12 +149,11 @@ static enum err_code set_all(rd_kafka_conf_t *conf, const struct defaults *defau
 /* Adds the context that is_refusal() needs to those that the operator asked for. */
 static enum err_code enable_refusals(rd_kafka_conf_t *conf, struct err *err)
 {
-    char contexts[512];
-    size_t size = sizeof(contexts) - sizeof(",topic");
-    if (rd_kafka_conf_get(conf, "debug", contexts, &size) != RD_KAFKA_CONF_OK)
-        size = 1;
-    contexts[size ? size - 1 : 0] = '\0';
-    strcat(contexts, *contexts ? ",topic" : "topic");
+    char asked[480], contexts[512];
+    size_t size = sizeof(asked);
+    if (rd_kafka_conf_get(conf, "debug", asked, &size) != RD_KAFKA_CONF_OK)
+        *asked = '\0';
+    snprintf(contexts, sizeof(contexts), "topic%s%s", *asked ? "," : "", asked);
     return set_one(conf, "debug", contexts, err);
 }
 

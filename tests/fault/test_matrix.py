@@ -324,8 +324,6 @@ ROWS_WITH = [
     Row("not enough replicas", "once", both(BY_KAFKA), on_produce(error=NOT_ENOUGH_REPLICAS, times=1), lane=IDEMPOTENT),
     Row("not enough replicas", "always", certain("not_persisted", NOT_PERSISTED_S, 0.5),
         on_produce(error=NOT_ENOUGH_REPLICAS), lane=IDEMPOTENT),
-    Row("ack lost", "never sent again", both(no_reply(1)),
-        first_then({"drop_response": True}, {"drop_request": True}), reply=None, lane=IDEMPOTENT),
     Row("ack lost", "behind one that expires", both(no_reply(1)), act=behind_one_that_expires, reply=None,
         lane="idempotent, one partition"),
     Row("connection cut", "after append, then not leader", both(no_reply(1)),
