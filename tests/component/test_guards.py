@@ -225,9 +225,12 @@ def test_no_broker_opens_the_breaker_of_the_cluster_until_one_is_back(start, dev
 def test_without_legacy_an_open_breaker_says_when_to_come_back(start, device_id):
     gateway = start(KAFKA_BROKERS=f"127.0.0.1:{closed_port()}", wait_ready=False, FEATURE_KAFKA_EVENTS="only",
                     LEGACY_URL=None, SYNCGATE_BREAKER_OPEN="1m")
+    eventually(lambda: gateway.breakers()["cluster"]["state"] == "open", "no broker")
     answer_ = gateway.bind(device_id)
     assert answer_.status == 503 and answer_.json()["code"] == "KAFKA_UNAVAILABLE", answer_
-    assert int(answer_.header("Retry-After")) >= 1
+    assert gateway.exchange_of(answer_)["fallback"] == "unreachable"
+    row = gateway.breakers()["cluster"]
+    assert row["state"] == "open" and row["nextProbeMs"] <= int(answer_.header("Retry-After")) * 1000 <= 73000
 
 
 # ---- limits of parked requests ----
