@@ -203,8 +203,8 @@ static void append_breaker(struct buf *out, const char *name, const struct path_
                "\"state\":\"%s\",\"reason\":\"%s\",\"nextProbeMs\":%llu,\"calls\":%u,"
                "\"produceFailures\":%u,\"timeouts\":%u,\"opened\":%llu}",
                path_breaker_state_name(view->state), path_breaker_reason_name(view->reason),
-               (unsigned long long)(view->wait_ns / SG_NSEC_PER_MSEC), view->calls, view->produce_failures,
-               view->timeouts, (unsigned long long)view->opened);
+               (unsigned long long)((view->wait_ns + SG_NSEC_PER_MSEC - 1) / SG_NSEC_PER_MSEC), view->calls,
+               view->produce_failures, view->timeouts, (unsigned long long)view->opened);
 }
 
 static void answer_breakers(struct admin_call *call)

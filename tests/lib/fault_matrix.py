@@ -139,7 +139,7 @@ class Lane:
             copy_routes(change), KAFKA_BROKERS=None if mode == "false" else self.proxy.bootstrap,
             FEATURE_KAFKA_EVENTS=mode, LEGACY_URL=None if mode == "only" else legacy_url, SYNCGATE_LOOPS=1,
             KAFKA_MESSAGE_TIMEOUT=f"{MESSAGE_TIMEOUT_S}s", LEGACY_TIMEOUT=f"{int(LEGACY_TIMEOUT_S * 1000)}ms",
-            **WITHOUT_BREAKER, **settings)
+            **{**WITHOUT_BREAKER, **settings})
         self.reaches_kafka = mode != "false" and not topic
         self.devices, self.statuses = {}, {}  # by cell
         self.replies_before = {}
@@ -200,11 +200,11 @@ class Lane:
         self.world.answer(device, row.reply, row.replies)
         if row.legacy == "dies":
             assert self.gateway.call("GET", "/api/warm").status == 200
-        before, self.replies_before = len(self.exchanges()), self._replies()
+        self.replies_before = self._replies()
         try:
             rules = row.arrange(self, device) if row.arrange else ()
             rules = rules if isinstance(rules, (tuple, list)) else (rules,)
-            start = time.monotonic()
+            before, start = len(self.exchanges()), time.monotonic()
             answer = row.act(self, device) if row.act else self.call(device, **row.headers)
             took_s = time.monotonic() - start
             if answer:
