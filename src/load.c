@@ -49,6 +49,11 @@ static enum err_code check_needs(const struct config *config, const struct needs
                        "no key for tokens, but route %.*s needs one: set AUTH_JWKS, AUTH_PUBLIC_KEY or "
                        "AUTH_HS256_SECRET",
                        (int)needs->keys_for->operation_id.len, needs->keys_for->operation_id.ptr);
+    if (needs->kafka && config->body_memory < config->body_limit) /* it would be refused for ever */
+        return err_set(err, ERR_CONFIG,
+                       "SYNCGATE_BODY_MEMORY: %u bytes have no room for one body of SYNCGATE_BODY_LIMIT, %u "
+                       "bytes: expected at least that",
+                       config->body_memory, config->body_limit);
     if (config->legacy_url && !legacy_url_check(config->legacy_url, err))
         return ERR_CONFIG;
     return ERR_OK;

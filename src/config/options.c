@@ -44,7 +44,7 @@ const struct option options[] = {
     NUMBER_OPTION("SYNCGATE_BODY_LIMIT", "bodyLimit", OPTION_SIZE, body_limit, "100KiB", 1, 64 * MIB, false,
         "Largest request body on the Kafka path; more is answered 413. The default is the legacy backend's."),
     NUMBER_OPTION("SYNCGATE_BODY_MEMORY", "bodyMemory", OPTION_SIZE, body_memory, "256MiB", 64 * KIB, 4095u * MIB, true,
-        "Bodies on the Kafka path at a time, all loops together. More take legacy, streamed, or are answered 503 OVERLOADED."),
+        "Bodies on the Kafka path at a time, all loops together; at least SYNCGATE_BODY_LIMIT. More take legacy, streamed, or are answered 503 OVERLOADED."),
     NUMBER_OPTION("SYNCGATE_CONNECTION_MEMORY", "connectionMemory", OPTION_SIZE, connection_memory, "16KiB", 4 * KIB, 256 * KIB, false,
         "Memory for the request line and headers of one connection; longer ones are answered 431."),
     NUMBER_OPTION("SYNCGATE_IDLE_TIMEOUT", "idleTimeout", OPTION_DURATION, idle_timeout_ms, "75s", SEC, 60 * MIN, false,

@@ -104,6 +104,7 @@ def test_check_names_a_broken_route_file(change, text, words):
     ({"SYNCGATE_ENV": "production"}, "embedded"),
     ({"SYNCGATE_ROUTES": "/nonexistent"}, "/nonexistent"),
     ({"KAFKA_MESSAGE_TIMEOUT": "60s"}, "KAFKA_MESSAGE_TIMEOUT"),
+    ({"SYNCGATE_BODY_MEMORY": "99KiB"}, "SYNCGATE_BODY_LIMIT"),
 ])
 def test_a_bad_setting_stops_the_start(settings, words):
     status, out, err = run("serve", **settings)
