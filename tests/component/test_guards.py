@@ -286,6 +286,42 @@ def expect_excess(gateway, answer_, flag):
     assert gateway.exchange_of(answer_)["fallback"] == "overloaded"
 
 
+# ---- limit of calls to legacy ----
+
+def test_a_slow_backend_takes_its_share_of_calls_and_no_more(start, device_id):
+    """The excess is refused at once, also as a fallback, and reaches nobody; the Kafka path does not feel it."""
+    slow, free = LegacyStub(), threading.Event()
+    slow.respond = lambda request: free.wait(60) and LegacyStub.default_answer(request)
+    gateway = start(LEGACY_URL=slow.url, LEGACY_MAX_REQUESTS=2, SYNCGATE_LOOPS=1, FEATURE_KAFKA_EVENTS_UNBIND_DEVICE="off",
+                    SYNCGATE_MAX_PARKED_PER_ROUTE=1)
+    calls = Together()
+    try:
+        with Service(gateway.bootstrap()) as service:
+            for path in ("/api/first", "/api/second"):
+                calls.call(gateway.call, "GET", path)
+            eventually(lambda: gateway.metrics().sum("syncgate_legacy_active_requests") == 2, "the backend is busy")
+            calls.call(gateway.bind, device_id)
+            command = service.wait_command(device_id)  # Kafka's place is taken as well
+            refused = [gateway.call("GET", "/api/third"), gateway.unbind(device_id + "-unbind"),
+                       gateway.bind(device_id + "-fallback")]
+            for answer_ in refused:
+                assert answer_.status == 503 and answer_.json()["code"] == "OVERLOADED", answer_
+                assert int(answer_.header("Retry-After")) >= 1
+            assert [gateway.exchange_of(answer_).get("fallback") for answer_ in refused] == [None, None, "overloaded"]
+            service.send(bind_response(command))
+            eventually(lambda: gateway.metrics().sum("syncgate_parked_requests") == 0, "the Kafka path goes on")
+            free.set()
+            assert [answer_.status for answer_ in calls.answers()] == [200] * 3
+            assert gateway.call("GET", "/api/third").status == 200
+            assert [len(slow.requests_with(text)) for text in ("/api/third", "-unbind", "-fallback")] == [1, 0, 0]
+            assert service.commands_of(device_id + "-fallback") == []
+        eventually(gateway.is_quiet, "nothing left")
+    finally:
+        free.set()
+        gateway.stop()
+        slow.close()
+
+
 # ---- memory for bodies ----
 
 def expect_refused_at_once(gateway, length):

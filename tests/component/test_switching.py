@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Traffic is moved between the two paths while the program runs: the flag's values, the admin port, SIGHUP, the flags file."""
+import collections
+import itertools
 import json
 import os
 import pathlib
@@ -414,21 +416,25 @@ def test_what_the_admin_port_set_outlives_a_reload(start, config):
         "operationId": "bindDeviceQR", "value": "split:7", "source": "admin", "own": True}
 
 
-def test_reloading_under_load_drops_nothing(start, tmp_path):
-    """Reloads and switches, one after the other, while clients call: every call has the answer of one of the paths."""
+def test_reloading_under_load_drops_nothing(start, legacy, tmp_path):
+    """Reloads and switches, one after the other, while clients call: every call has the answer of one of the paths, and was
+    executed by one of them, once."""
     routes = os.path.join(tmp_path, "routes")
     shutil.copytree(copy_routes(lambda route: None), routes)
     gateway = start(routes=routes)
     stop, failures, count = threading.Event(), [], [0]
+    executed, wanted = collections.Counter(), set()
 
     def client(number):
-        while not stop.is_set():
-            answer_ = gateway.bind(f"GH-{number}")
+        for call in itertools.takewhile(lambda _: not stop.is_set(), itertools.count(1)):
+            device = f"LOAD-{number}-{call:06}"
+            answer_ = gateway.bind(device)
             count[0] += 1
+            wanted.add(device)
             if answer_.status != 200:
                 failures.append(answer_)
 
-    with Answering(gateway.bootstrap()):
+    with Answering(gateway.bootstrap()) as service:
         threads = [threading.Thread(target=client, args=(n,)) for n in range(4)]
         for thread in threads:
             thread.start()
@@ -441,5 +447,8 @@ def test_reloading_under_load_drops_nothing(start, tmp_path):
         stop.set()
         for thread in threads:
             thread.join(20)
+        executed.update(command.device_id for command in service.commands)
+    executed.update(json.loads(request_["body"])["qrData"]["deviceId"] for request_ in legacy.requests_with("LOAD-"))
     assert not failures, failures[:3]
+    assert executed == collections.Counter(wanted), executed - collections.Counter(wanted)
     eventually(lambda: gateway.metrics().sum("syncgate_active_requests") == 0, "all calls ended")
