@@ -222,6 +222,17 @@ def test_no_broker_opens_the_breaker_of_the_cluster_until_one_is_back(start, dev
         relay.close()
 
 
+def test_the_first_call_without_a_broker_opens_the_breaker_of_the_cluster(start, device_id):
+    broker = start()
+    host, port = broker.bootstrap().split(",")[0].rsplit(":", 1)
+    gateway = start(KAFKA_BROKERS=f"{host}:{port}")
+    broker.stop()
+    gateway.wait_log("kafka unreachable")
+    answer_ = gateway.bind(device_id)
+    assert answer_.json()["legacy"] and gateway.exchange_of(answer_)["fallback"] == "unreachable"
+    assert [(line["scope"], line["reason"]) for line in gateway.breaker_lines()] == [("cluster", "unreachable")]
+
+
 def test_without_legacy_an_open_breaker_says_when_to_come_back(start, device_id):
     gateway = start(KAFKA_BROKERS=f"127.0.0.1:{closed_port()}", wait_ready=False, FEATURE_KAFKA_EVENTS="only",
                     LEGACY_URL=None, SYNCGATE_BREAKER_OPEN="1m")
