@@ -236,7 +236,7 @@ void app_log_flag(const char *who, const char *peer, const char *operation, cons
                   const char *after)
 {
     struct log_line line;
-    log_begin(&line, LOG_WARN, "flag changed");
+    log_begin(&line, LOG_AUDIT, "flag changed");
     log_str(&line, "who", who);
     log_str(&line, "peer", peer);
     log_str(&line, "operation", operation ? operation : "*");

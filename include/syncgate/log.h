@@ -15,7 +15,8 @@
     X(LOG_INFO, "info")    \
     X(LOG_WARN, "warn")    \
     X(LOG_ERROR, "error")  \
-    X(LOG_FATAL, "fatal")
+    X(LOG_FATAL, "fatal")  \
+    X(LOG_AUDIT, "audit") /* who changed what: written whatever the level is */
 
 enum log_level {
 #define X(level, name) level,
@@ -23,9 +24,9 @@ enum log_level {
 #undef X
         LOG_LEVEL_COUNT
 };
-/* "debug" ... "fatal". */
+/* "debug" ... "audit". */
 const char *log_level_name(enum log_level level);
-/* False when `name` is none of them (exact, lower case). */
+/* False when `name` is none of "debug" ... "fatal" (exact, lower case). */
 bool log_level_parse(struct span name, enum log_level *ret_level);
 
 /* Starts the writer thread. The descriptor stays the caller's and must stay open until log_stop(); blocking

@@ -78,7 +78,7 @@ const char *log_level_name(enum log_level level)
 
 bool log_level_parse(struct span name, enum log_level *ret_level)
 {
-    for (int level = 0; level < LOG_LEVEL_COUNT; level++) {
+    for (int level = 0; level < LOG_AUDIT; level++) {
         if (!span_eq(name, span_of(log_level_name((enum log_level)level))))
             continue;
         *ret_level = (enum log_level)level;

@@ -201,6 +201,7 @@ def test_put_and_delete_move_traffic_at_once_and_leave_an_audit_line(start):
         assert gateway.path_of(gateway.bind("GH-1")) == "legacy"
         line = gateway.wait_log("flag changed", operation="bindDeviceQR")
         assert (line["who"], line["before"], line["after"]) == ("alice", "primary", "off")
+        assert line["level"] == "audit"
         assert line["peer"] == "127.0.0.1"
         assert gateway.flag("DELETE", OPERATION, token=BOB).json()["source"] == "configured"
         line = gateway.wait_log("flag changed", operation="bindDeviceQR", who="bob")
