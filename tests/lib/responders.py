@@ -51,4 +51,5 @@ class Responder(Process):
         begin_at_end(bootstrap, group + suffix)
         super().__init__(argv, clean_environment({"KAFKA_BROKERS": bootstrap, "KAFKA_GROUP": group, "NO_COLOR": 1}),
                          name=name)
-        self.wait_line(self.stdout, lambda line: True if ready in line else None, f"line with {ready!r}")
+        self.wait_line(self.stdout, lambda line: True if ready in line else None, f"line with {ready!r}",
+                       timeout_s=3 * PATIENCE_S)  # a JVM beside other tests
