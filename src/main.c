@@ -53,10 +53,12 @@ static void print_routes(const struct app *app)
             bool seen = false;
             for (size_t before = 0; before < r; before++)
                 seen |= route->rules[before].topic == rule->topic &&
+                        route->rules[before].untyped == rule->untyped &&
                         span_eq(route->rules[before].event_type, rule->event_type);
+            const char *kind = rule->untyped ? "-" : rule->event_type.ptr ? "" : "*";
             if (!seen)
-                printf("%s%.*s@%s", r ? "," : "", (int)rule->event_type.len,
-                       rule->event_type.ptr ? rule->event_type.ptr : "*",
+                printf("%s%.*s%s@%s", r ? "," : "", (int)rule->event_type.len,
+                       rule->event_type.ptr ? rule->event_type.ptr : "", kind,
                        app->plan->reply_topic_names[rule->topic]);
         }
         printf("\n");

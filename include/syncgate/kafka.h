@@ -25,7 +25,7 @@ struct kafka_record {
     uint64_t handle;    /* await_id_handle() form */
     struct await_id id; /* valid unless by_fields */
     bool by_fields;     /* found by fields, not by id */
-    void *message;      /* private */
+    void *message;      /* private; NULL: a record without headers */
 };
 /* The value of the last header called `name`, ptr NULL if there is none. */
 struct span kafka_record_header(const struct kafka_record *record, const char *name);

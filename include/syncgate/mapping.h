@@ -18,7 +18,8 @@
  * empty inside a longer string or text. Duplicates in a repeated member or query name: the last member, the first query
  * parameter. `$${` stands for a literal `${`. Keys of a template are literal.
  *
- * Roots: body, path, query, headers (request header, lower case), claims, reply, correlationId, now (ISO), nowMs
+ * Roots: body, path, query, headers (request header, lower case), claims, reply, replyHeaders (header of the reply's
+ * record, exact case, the last of repeated ones; binary values are text that is not UTF-8), correlationId, now (ISO), nowMs
  * (integer), deadlineMs (integer unix ms), timeoutMs (integer), operationId, and the caller's extra roots (e.g. `payload`
  * and `eventType` in an envelope). A root that the scope kind does not offer, a malformed expression or an unknown filter
  * is a load error. */
@@ -43,10 +44,12 @@ enum mapping_root {
     MAPPING_REPLY = 1 << 5,
     MAPPING_CALL = 1 << 6,     /* correlationId, now, nowMs, deadlineMs, timeoutMs, operationId */
     MAPPING_ENVELOPE = 1 << 7, /* payload, eventType: the parts an envelope file wraps */
+    MAPPING_REPLY_HEADERS = 1 << 8,
 };
 #define MAPPING_REQUEST_ROOTS \
     (MAPPING_BODY | MAPPING_PATH | MAPPING_QUERY | MAPPING_HEADERS | MAPPING_CLAIMS | MAPPING_CALL)
-#define MAPPING_REPLY_ROOTS (MAPPING_REQUEST_ROOTS | MAPPING_REPLY)
+#define MAPPING_REPLY_ROOTS (MAPPING_REQUEST_ROOTS | MAPPING_REPLY | MAPPING_REPLY_HEADERS)
+#define MAPPING_HEADER_MAX  255 /* bytes of the name of a reply's header */
 
 struct mapping_param {
     struct span name;
@@ -57,13 +60,16 @@ struct mapping_param {
 struct mapping_scope {
     const struct json_doc *body;
     const struct json_doc *claims;
-    const struct json_doc *reply;
+    const struct json_doc *reply; /* NULL also when the record has no body */
     const struct mapping_param *path;
     size_t path_count;
     struct span
         query; /* raw, without '?'; decoded on use (application/x-www-form-urlencoded); first of repeated names */
     struct span (*header)(const void *arg, struct span lower_name); /* ptr NULL = absent */
     const void *header_arg;
+    /* name: at most MAPPING_HEADER_MAX bytes, none of them NUL */
+    struct span (*reply_header)(const void *arg, struct span name); /* ptr NULL = absent */
+    const void *reply_header_arg;
     struct span correlation_id;
     struct span operation_id;
     int64_t now_ms;      /* unix ms */

@@ -27,6 +27,7 @@ struct route_answer {
 struct route_reply_rule {
     uint32_t topic;                 /* index into route_table.reply_topics */
     struct span event_type;         /* ptr NULL: any, or none */
+    bool untyped;                   /* only replies without an eventType, also those without a body */
     struct mapping_condition *when; /* NULL: always */
     struct route_answer answer;
 };

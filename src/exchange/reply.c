@@ -136,23 +136,34 @@ static uint32_t plan_topic(const struct exchange_plan *plan, uint32_t kafka_topi
     return UINT32_MAX;
 }
 
+static struct span reply_header(const void *record, struct span name)
+{
+    char text[MAPPING_HEADER_MAX + 1];
+    memcpy(text, name.ptr, name.len);
+    text[name.len] = '\0';
+    return kafka_record_header(record, text);
+}
+
+/* A record without a body may still be an answer: some frameworks tell of an error in the headers alone. */
 static enum ops_reply finish(struct exchange *ex, const struct kafka_record *record)
 {
     struct exchange_worker *worker = ex->worker;
     struct mapping_scope scope;
-    bool expected = false;
-    if (!record->value.ptr || json_parse(&worker->reply_doc, record->value, EXCHANGE_JSON_NODES) != ERR_OK)
+    bool expected = false, has_body = record->value.len != 0;
+    if (has_body && json_parse(&worker->reply_doc, record->value, EXCHANGE_JSON_NODES) != ERR_OK)
         return OPS_REPLY_INVALID;
-    if (!body_agrees(ex, record))
+    if (has_body && !body_agrees(ex, record))
         return OPS_REPLY_MISMATCHED;
     restore_body(ex);
     exchange_scope(ex, &scope);
-    scope.reply = &worker->reply_doc;
-    const struct route_reply_rule *rule =
-        route_find_rule(ex->route, plan_topic(ex->view->plan, record->topic), event_type(ex), &scope,
-                        &worker->scratch, &expected);
+    scope.reply = has_body ? &worker->reply_doc : NULL;
+    scope.reply_header = reply_header;
+    scope.reply_header_arg = record;
+    const struct route_reply_rule *rule = route_find_rule(
+        ex->route, plan_topic(ex->view->plan, record->topic),
+        has_body ? event_type(ex) : (struct span){NULL, 0}, &scope, &worker->scratch, &expected);
     if (!rule && !expected)
-        return OPS_REPLY_MISMATCHED;
+        return has_body ? OPS_REPLY_MISMATCHED : OPS_REPLY_INVALID;
     exchange_unpark(ex, AWAIT_WON_REPLY);
     if (rule)
         exchange_answer_rule(ex, &rule->answer, &scope);

@@ -149,7 +149,8 @@ struct span kafka_record_header(const struct kafka_record *record, const char *n
     rd_kafka_headers_t *headers;
     const void *value;
     size_t len;
-    if (rd_kafka_message_headers(record->message, &headers) != RD_KAFKA_RESP_ERR_NO_ERROR ||
+    if (!record->message ||
+        rd_kafka_message_headers(record->message, &headers) != RD_KAFKA_RESP_ERR_NO_ERROR ||
         rd_kafka_header_get_last(headers, name, &value, &len) != RD_KAFKA_RESP_ERR_NO_ERROR || !value)
         return (struct span){NULL, 0};
     return (struct span){value, len};

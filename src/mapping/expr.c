@@ -29,6 +29,7 @@ static const struct root_info {
     {"path", EXPR_PATH, MAPPING_PATH, ROOT_NAMED},
     {"query", EXPR_QUERY, MAPPING_QUERY, ROOT_NAMED},
     {"headers", EXPR_HEADERS, MAPPING_HEADERS, ROOT_NAMED},
+    {"replyHeaders", EXPR_REPLY_HEADERS, MAPPING_REPLY_HEADERS, ROOT_NAMED},
     {"correlationId", EXPR_CORRELATION_ID, MAPPING_CALL, ROOT_SCALAR},
     {"operationId", EXPR_OPERATION_ID, MAPPING_CALL, ROOT_SCALAR},
     {"now", EXPR_NOW, MAPPING_CALL, ROOT_SCALAR},
@@ -172,6 +173,10 @@ static bool check_shape(struct parser *p, const struct root_info *info, struct e
         return fail(p, "'%s' has no members", info->name);
     if (info->shape == ROOT_NAMED && operand->step_count != 1)
         return fail(p, "expected %s.<name>", info->name);
+    if (info->root == EXPR_REPLY_HEADERS &&
+        (operand->steps[0].name.len > MAPPING_HEADER_MAX ||
+         memchr(operand->steps[0].name.ptr, 0, operand->steps[0].name.len)))
+        return fail(p, "a header's name has at most %d bytes, none of them NUL", MAPPING_HEADER_MAX);
     if (info->root == EXPR_HEADERS) /* names are looked up in lower case; expr.text is ours to change */
         for (size_t i = 0; i < operand->steps[0].name.len; i++) {
             char *c = (char *)operand->steps[0].name.ptr + i;

@@ -151,6 +151,11 @@ static void eval_operand(const struct expr_operand *operand, const struct mappin
         set_text(value,
                  scope->header ? scope->header(scope->header_arg, operand->steps[0].name) : (struct span){0});
         break;
+    case EXPR_REPLY_HEADERS:
+        set_text(value, scope->reply_header
+                            ? scope->reply_header(scope->reply_header_arg, operand->steps[0].name)
+                            : (struct span){0});
+        break;
     case EXPR_CORRELATION_ID:
         set_text(value, scope->correlation_id);
         break;

@@ -455,14 +455,28 @@ static bool same_event(struct span a, struct span b)
     return !a.ptr == !b.ptr && span_eq(a, b);
 }
 
+/* Whether every reply of b's types is also one of a's. */
+static bool covers(const struct route_reply_rule *a, const struct route_reply_rule *b)
+{
+    if (a->untyped || b->untyped) /* a record without a body is asked about nothing but rules of this kind */
+        return a->untyped && b->untyped;
+    return !a->event_type.ptr || same_event(a->event_type, b->event_type);
+}
+
 static bool check_reachable(struct parser *p, size_t index)
 {
     const struct route_reply_rule *rules = p->route->rules;
     for (size_t i = 0; i < index; i++)
-        if (!rules[i].when && rules[i].topic == rules[index].topic &&
-            (!rules[i].event_type.ptr || same_event(rules[i].event_type, rules[index].event_type)))
+        if (!rules[i].when && rules[i].topic == rules[index].topic && covers(&rules[i], &rules[index]))
             return reader_fail(&p->r, "never used: rule %zu always answers this topic and eventType", i);
     return true;
+}
+
+static bool parse_rule_type(struct parser *p, const struct json_node *node, struct route_reply_rule *rule)
+{
+    const struct json_node *type = reader_get(&p->r, node, "eventType");
+    rule->untyped = type && type->type == JSON_NULL;
+    return rule->untyped || reader_string(&p->r, node, "eventType", false, &rule->event_type);
 }
 
 static bool parse_rule(struct parser *p, const struct json_node *node, size_t index)
@@ -471,8 +485,7 @@ static bool parse_rule(struct parser *p, const struct json_node *node, size_t in
     struct route_reply_rule *rule = &p->route->rules[index];
     struct span topic;
     return reader_keys(&p->r, node, keys) && parse_topic(p, node, &topic) &&
-           intern_topic(p, topic, &rule->topic) &&
-           reader_string(&p->r, node, "eventType", false, &rule->event_type) &&
+           intern_topic(p, topic, &rule->topic) && parse_rule_type(p, node, rule) &&
            parse_when(p, node, MAPPING_REPLY_ROOTS, &rule->when) && parse_answer(p, node, &rule->answer) &&
            check_reachable(p, index);
 }
@@ -550,7 +563,7 @@ static bool parse_field_match(struct parser *p, const struct json_node *node, st
         return false;
     for (size_t i = 0; i < p->route->rule_count; i++) {
         const struct route_reply_rule *rule = &p->route->rules[i];
-        if (rule->topic == match->topic &&
+        if (rule->topic == match->topic && !rule->untyped &&
             (!rule->event_type.ptr || same_event(rule->event_type, match->event_type)))
             return true;
     }

@@ -122,7 +122,9 @@ static void *rig_on_begin(void *arg, struct http_request *http)
     "\"when\":[{\"value\":\"${reply.ok}\",\"is\":true}],\"status\":200,\"body\":{\"from\":\"kafka\"" extra \
     ",\"id\":\"${correlationId}\"}},{\"topic\":\"races.events\",\"eventType\":\"thing.happened\","         \
     "\"status\":"                                                                                          \
-    "202,\"body\":{\"from\":\"event\"}}],\"finishByFields\":" match "}"
+    "202,\"body\":{\"from\":\"event\"}},{\"topic\":\"races.replies\",\"eventType\":null,\"when\":["        \
+    "{\"value\":\"${replyHeaders.x-error}\",\"exists\":true}],\"status\":500,\"body\":{\"error\":"         \
+    "\"${replyHeaders.x-error}\",\"of\":\"${reply.x ?? \\\"nobody\\\"}\"}}],\"finishByFields\":" match "}"
 #define RIG_MATCH                                                               \
     "[{\"topic\":\"races.events\",\"eventType\":\"thing.happened\",\"fields\":" \
     "[[\"${body.name}\",\"${reply.payload.name}\"]]}]"

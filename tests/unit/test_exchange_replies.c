@@ -99,6 +99,55 @@ static void test_ids(void **state)
     rig_doing = NULL;
 }
 
+/* Headers alone may answer, by a rule with "eventType": null; without such a rule they are ignored. */
+static void test_answers_in_headers(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *header, *value;
+        bool ends;
+        enum ops_reply result;
+    } cases[] = {
+        {"x-error", NULL, true, OPS_REPLY_MATCHED},
+        {"x-error", "", true, OPS_REPLY_MATCHED},
+        {"x-error", "{\"x\":\"nobody\"}", true, OPS_REPLY_MATCHED},
+        {"x-error", "{\"correlationId\":\"" STRANGER "\"}", false, OPS_REPLY_MISMATCHED},
+        {"x-error", "{\"eventType\":\"thing.lost\"}", false, OPS_REPLY_MISMATCHED},
+        {"x-error", "{", false, OPS_REPLY_INVALID},
+        {"X-Error", NULL, false, OPS_REPLY_INVALID},
+        {"X-Error", "", false, OPS_REPLY_INVALID},
+        {"X-Error", "{}", false, OPS_REPLY_MISMATCHED},
+    };
+    for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++) {
+        static struct call call;
+        struct tally before, tally;
+        int records = rig.replied + rig.skipped;
+        tally_take(&before);
+        call_park(&call, "/primary", "lamp", false);
+        const struct kafka_header headers[] = {{"correlation-id", span_of(call.id_text)},
+                                               {cases[i].header, SPAN_LIT("not the last")},
+                                               {cases[i].header, SPAN_LIT("it \"broke\"")}};
+        const struct kafka_command record = {.topic = RIG_TOPIC_REPLIES,
+                                             .value = cases[i].value ? span_of(cases[i].value)
+                                                                     : (struct span){NULL, 0},
+                                             .headers = headers,
+                                             .header_count = SG_ARRAY_LEN(headers)};
+        assert_int_equal(kafka_produce(rig.kafka, &record), ERR_OK);
+        await_records(records + 1);
+        assert_int_equal(call_is_parked(&call), !cases[i].ends);
+        if (!cases[i].ends)
+            reply_well(&call);
+        call_expect(&call, cases[i].ends ? 500 : 200,
+                    cases[i].ends ? "{\"error\":\"it \\\"broke\\\"\",\"of\":\"nobody\"}"
+                                  : "\"from\":\"kafka\"");
+        rig_settle();
+        tally_since(&tally, &before);
+        assert_int_equal(tally.replies[OPS_REPLY_MATCHED], 1);
+        if (!cases[i].ends)
+            assert_int_equal(tally.replies[cases[i].result], 1);
+    }
+}
+
 /* Two replies at once, mostly in one batch of the reader. */
 static void test_two_replies_in_one_batch(void **state)
 {
@@ -297,6 +346,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(test_ids, rig_after),
+        cmocka_unit_test_teardown(test_answers_in_headers, rig_after),
         cmocka_unit_test_teardown(test_two_replies_in_one_batch, rig_after),
         cmocka_unit_test_teardown(test_fields, rig_after),
         cmocka_unit_test_teardown(test_fields_are_off_elsewhere, rig_after),

@@ -37,6 +37,16 @@ static struct span find_header(const void *arg, struct span name)
     return (struct span){0};
 }
 
+static struct span find_reply_header(const void *arg, struct span name)
+{
+    (void)arg;
+    if (span_eq(name, SPAN_LIT("kafka_nest-err")))
+        return SPAN_LIT("{\"a\":\"b\"}");
+    if (span_eq(name, SPAN_LIT("Binary")))
+        return SPAN_LIT("\0\xff");
+    return span_eq(name, SPAN_LIT("empty")) ? SPAN_LIT("") : (struct span){0};
+}
+
 static void fixture_init(struct fixture *fix)
 {
     *fix = (struct fixture){0};
@@ -53,6 +63,7 @@ static void fixture_init(struct fixture *fix)
         .path_count = 2,
         .query = SPAN_LIT("page=2&q=a+b%21%zz%4&page=3&flag&%65nc=%D1%8F&=noname&e=&nul=%00&&last=%"),
         .header = find_header,
+        .reply_header = find_reply_header,
         .correlation_id = SPAN_LIT("2c9d0f7a-51be-4b0e-8f43-0d7a6c1e9b52"),
         .operation_id = SPAN_LIT("bindDeviceQR"),
         .now_ms = 1756714530120,
@@ -144,6 +155,12 @@ static void test_values_keep_their_type(void **state)
         {"\"${query.pages}\"", ""},
         {"\"${headers.X-Tenant}\"", "\"t\xef\xbf\xbd\\\"1\""},
         {"\"${headers.other}\"", ""},
+        {"\"${replyHeaders.kafka_nest-err}\"", "\"{\\\"a\\\":\\\"b\\\"}\""},
+        {"\"${replyHeaders[\\\"kafka_nest-err\\\"]}\"", "\"{\\\"a\\\":\\\"b\\\"}\""},
+        {"\"${replyHeaders.Kafka_Nest-Err}\"", ""},
+        {"\"${replyHeaders.Binary}\"", "\"\\u0000\xef\xbf\xbd\""},
+        {"\"${replyHeaders.empty}\"", "\"\""},
+        {"\"${replyHeaders.none ?? 1}\"", "1"},
         {"\"${correlationId}\"", "\"2c9d0f7a-51be-4b0e-8f43-0d7a6c1e9b52\""},
         {"\"${operationId}\"", "\"bindDeviceQR\""},
         {"\"${now}\"", "\"2025-09-01T08:15:30.120Z\""},
@@ -271,7 +288,8 @@ static void test_empty_scope(void **state)
         &fix,
         "{\"a\":\"${body}\",\"b\":\"${claims.sub}\",\"c\":\"${reply.x}\",\"d\":\"${path.p}\",\"e\":\"${query."
         "q}\","
-        "\"f\":\"${headers.h}\",\"g\":\"${correlationId}\",\"h\":\"${payload}\",\"i\":\"${eventType}\","
+        "\"f\":\"${headers.h}\",\"l\":\"${replyHeaders.h}\",\"g\":\"${correlationId}\",\"h\":\"${payload}\","
+        "\"i\":\"${eventType}\","
         "\"j\":\"${now}\",\"k\":\"x${payload}${body}\"}",
         "{\"j\":\"1970-01-01T00:00:00.000Z\",\"k\":\"x\"}");
 }
@@ -383,6 +401,11 @@ static void test_template_errors(void **state)
         {"\"${path}\"", ALL_ROOTS, "expected path.<name>"},
         {"\"${query.a.b}\"", ALL_ROOTS, "expected query.<name>"},
         {"\"${headers}\"", ALL_ROOTS, "expected headers.<name>"},
+        {"\"${replyHeaders}\"", ALL_ROOTS, "expected replyHeaders.<name>"},
+        {"\"${replyHeaders.a.b}\"", ALL_ROOTS, "expected replyHeaders.<name>"},
+        {"\"${replyHeaders.a}\"", MAPPING_REQUEST_ROOTS, "there is no root here called 'replyHeaders'"},
+        {"\"${replyHeaders.a}\"", MAPPING_REPLY, "there is no root here called 'replyHeaders'"},
+        {"\"${replyHeaders[\\\"a\\\\u0000\\\"]}\"", ALL_ROOTS, "a header's name has at most 255 bytes"},
         {"\"${body[x]}\"", ALL_ROOTS, "expected [\"name\"]"},
         {"\"${body[\\\"x\\\"}\"", ALL_ROOTS, "expected [\"name\"]"},
         {"\"${body[\\\"\\\\q\\\"]}\"", ALL_ROOTS, "expected [\"name\"]"},
@@ -448,6 +471,9 @@ static void test_conditions(void **state)
         {"[{\"value\":\"${path.deviceId}\",\"is\":7}]", false},
         {"[{\"value\":\"${query.q}\",\"is\":\"a b!%zz%4\"}]", true},
         {"[{\"value\":\"${headers.x-tenant}\",\"exists\":true}]", true},
+        {"[{\"value\":\"${replyHeaders.empty}\",\"exists\":true}]", true},
+        {"[{\"value\":\"${replyHeaders.none}\",\"exists\":true}]", false},
+        {"[{\"value\":\"${replyHeaders.kafka_nest-err}\",\"is\":\"{\\\"a\\\":\\\"b\\\"}\"}]", true},
         {"[{\"value\":\"${timeoutMs}\",\"is\":3e4}]", true},
         {"[{\"value\":\"${timeoutMs}\",\"is\":\"30000\"}]", false},
         {"[{\"value\":\"${body.missing ?? \\\"d\\\"}\",\"is\":\"d\"}]", true},

@@ -208,6 +208,12 @@ static void test_load_errors(void **state)
         {"{\"topic\":\"t.ev\",\"status\":204}",
          "{\"topic\":\"t.ev\",\"status\":204},{\"topic\":\"t.ev\",\"eventType\":\"y\",\"status\":200}",
          "r.json: $.replies[2]: never used: rule 1 always answers this topic and eventType"},
+        {"{\"topic\":\"t.ev\",\"status\":204}", "{\"topic\":\"t.ev\",\"eventType\":null,\"status\":204}",
+         "r.json: $.finishByFields[0]: no reply rule answers this topic and eventType"},
+        {"{\"topic\":\"t.ev\",\"status\":204}",
+         "{\"topic\":\"t.ev\",\"eventType\":null,\"status\":204},"
+         "{\"topic\":\"t.ev\",\"eventType\":null,\"status\":200}",
+         "r.json: $.replies[2]: never used: rule 1 always answers this topic and eventType"},
         {"\"body\":{\"id\":\"${reply.id}\"}", "\"body\":{\"id\":\"${replay.id}\"}",
          "r.json: $.replies[0].body.id: in \"${replay.id}\""},
         {"\"body\":{\"id\":\"${reply.id}\"}", "\"body\":{\"id\":\"${body.id}\"}",
@@ -524,6 +530,12 @@ static void test_directory(void **state)
     assert_string_equal(err.text, "/nonexistent/openapi.json: No such file or directory");
 }
 
+static struct span any_header(const void *arg, struct span name)
+{
+    (void)arg;
+    return name;
+}
+
 /* Rules of one topic and eventType: the first that holds; any eventType when a rule names none. */
 static void test_find_rule(void **state)
 {
@@ -557,16 +569,69 @@ static void test_find_rule(void **state)
     route_table_freep(&table);
 }
 
+/* "eventType": null is for replies without one, and alone for those without a body; what it does not know by its
+ * conditions stays unexpected. Beside it stand rules of any type and of one. */
+static void test_find_untyped_rule(void **state)
+{
+    (void)state;
+    struct err err = {0};
+    struct route_table *table = parse_one(
+        "{\"operationId\":\"createThing\",\"method\":\"POST\",\"path\":\"/api/"
+        "things\",\"command\":{\"topic\":\"c\","
+        "\"eventType\":\"make\",\"payload\":{}},\"replies\":["
+        "{\"topic\":\"t\",\"eventType\":\"made\",\"status\":200},"
+        "{\"topic\":\"t\",\"eventType\":null,\"when\":[{\"value\":\"${replyHeaders.err}\",\"exists\":true}],"
+        "\"status\":500},"
+        "{\"topic\":\"any\",\"status\":200},{\"topic\":\"any\",\"eventType\":null,\"status\":202}]}",
+        &err);
+    if (!table)
+        fail_msg("%s", err.text);
+    const struct route *route = &table->routes[0];
+    const struct route_reply_rule *rules = route->rules;
+    struct json_doc reply = JSON_DOC_INIT;
+    struct buf scratch = BUF_INIT;
+    const struct span none = {0};
+    assert_int_equal(json_parse(&reply, SPAN_LIT("{}"), 10), ERR_OK);
+    const struct {
+        uint32_t topic;
+        struct span type;
+        bool has_body, has_err;
+        const struct route_reply_rule *rule; /* NULL: none, and the reply is not expected */
+    } cases[] = {
+        {0, SPAN_LIT("made"), true, true, &rules[0]},
+        {0, none, true, true, &rules[1]},
+        {0, none, false, true, &rules[1]},
+        {0, none, true, false, NULL},
+        {0, none, false, false, NULL},
+        {0, SPAN_LIT("other"), true, true, NULL},
+        {1, SPAN_LIT("other"), true, false, &rules[2]},
+        {1, none, true, false, &rules[2]},
+        {1, none, false, false, &rules[3]},
+    };
+    for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++) {
+        struct mapping_scope scope = {.reply = cases[i].has_body ? &reply : NULL,
+                                      .reply_header = cases[i].has_err ? any_header : NULL};
+        bool expected;
+        assert_ptr_equal(route_find_rule(route, cases[i].topic, cases[i].type, &scope, &scratch, &expected),
+                         cases[i].rule);
+        assert_int_equal(expected, cases[i].rule != NULL);
+    }
+    json_fini(&reply);
+    buf_fini(&scratch);
+    route_table_freep(&table);
+}
+
 int main(void)
 {
     const char *root = getenv("SYNCGATE_SOURCE_ROOT");
     snprintf(test_dir, sizeof(test_dir), "%s/tests/routes", root ? root : ".");
     snprintf(test_openapi, sizeof(test_openapi), "%s/openapi.json", test_dir);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_base_route),  cmocka_unit_test(test_defaults),
-        cmocka_unit_test(test_load_errors), cmocka_unit_test(test_body_references),
-        cmocka_unit_test(test_matching),    cmocka_unit_test(test_duplicates),
-        cmocka_unit_test(test_directory),   cmocka_unit_test(test_find_rule),
+        cmocka_unit_test(test_base_route),        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_load_errors),       cmocka_unit_test(test_body_references),
+        cmocka_unit_test(test_matching),          cmocka_unit_test(test_duplicates),
+        cmocka_unit_test(test_directory),         cmocka_unit_test(test_find_rule),
+        cmocka_unit_test(test_find_untyped_rule),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
