@@ -1,5 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "syncgate/route.h"
+#include "table.h"
+
+static bool type_fits(const struct route_reply_rule *rule, struct span event_type)
+{
+    return !rule->event_type.ptr || (event_type.ptr && span_eq(rule->event_type, event_type));
+}
 
 const struct route_reply_rule *route_find_rule(const struct route *route, uint32_t topic,
                                                struct span event_type, const struct mapping_scope *scope,
@@ -10,11 +15,19 @@ const struct route_reply_rule *route_find_rule(const struct route *route, uint32
         const struct route_reply_rule *rule = &route->rules[i];
         if (rule->topic != topic)
             continue;
-        if (rule->event_type.ptr && (!event_type.ptr || !span_eq(rule->event_type, event_type)))
+        if (!type_fits(rule, event_type) || !versions_accept(&rule->versions, scope->reply))
             continue;
         *ret_expected = true;
         if (!rule->when || mapping_condition_holds(rule->when, scope, scratch))
             return rule;
     }
     return NULL;
+}
+
+bool route_knows_reply(const struct route *route, uint32_t topic, struct span event_type)
+{
+    for (size_t i = 0; i < route->rule_count; i++)
+        if (route->rules[i].topic == topic && type_fits(&route->rules[i], event_type))
+            return true;
+    return false;
 }
