@@ -9,15 +9,15 @@
 #include "syncgate/err.h"
 #include "syncgate/path.h"
 
-#define OPS_REPLIES(X)                                                                                       \
-    X(OPS_REPLY_MATCHED, "matched")       /* it finished its request */                                      \
-    X(OPS_REPLY_LATE, "late")             /* its request had ended without a reply */                        \
-    X(OPS_REPLY_DUPLICATE, "duplicate")   /* its request was already finished by a reply */                  \
-    X(OPS_REPLY_UNMATCHED, "unmatched")   /* nobody here asked: another instance's, or none of ours */       \
-    X(OPS_REPLY_MISMATCHED, "mismatched") /* our id, but not what the route expects */                       \
-    X(OPS_REPLY_INVALID, "invalid")       /* not JSON */                                                     \
-    X(OPS_REPLY_UNKNOWN_VERSION, "unknown_version") /* meant for the route, but no rule takes its version */ \
-    X(OPS_REPLY_INVALID_SCHEMA, "invalid_schema")   /* its rule's schema does not hold */
+#define OPS_REPLIES(X)                                                                                 \
+    X(OPS_REPLY_MATCHED, "matched")       /* it finished its request */                                \
+    X(OPS_REPLY_LATE, "late")             /* its request had ended without a reply */                  \
+    X(OPS_REPLY_DUPLICATE, "duplicate")   /* its request was already finished by a reply */            \
+    X(OPS_REPLY_UNMATCHED, "unmatched")   /* nobody here asked: another instance's, or none of ours */ \
+    X(OPS_REPLY_MISMATCHED, "mismatched") /* our id, but not what the route expects */                 \
+    X(OPS_REPLY_INVALID, "invalid")       /* not JSON */                                               \
+    X(OPS_REPLY_UNKNOWN_VERSION, "unknown_version") /* of a version that no rule takes */              \
+    X(OPS_REPLY_INVALID_SCHEMA, "invalid_schema")   /* not what its rule's schema says */
 enum ops_reply {
 #define X(code, name) code,
     OPS_REPLIES(X)
