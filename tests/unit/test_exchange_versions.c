@@ -144,7 +144,7 @@ static void test_replies(void **state)
         assert_int_equal(call_is_parked(&call), cases[i].status == 0);
         if (cases[i].status == 0)
             reply_well(&call);
-        call_expect(&call, cases[i].status ? cases[i].status : 200, "");
+        call_expect(&call, cases[i].status ? cases[i].status : 200, "HTTP/1.1");
         rig_settle();
         tally_since(&tally, &before);
         uint64_t reader = cases[i].result == OPS_REPLY_UNMATCHED ? tally.unmatched
@@ -177,7 +177,7 @@ static void test_late_and_duplicate(void **state)
             exchange_worker_abandon(rig.worker);
         else
             reply_well(&call);
-        call_expect(&call, late ? 504 : 200, "");
+        call_expect(&call, late ? 504 : 200, "HTTP/1.1");
         rig_settle();
         publish(RIG_TOPIC_REPLIES, call.id_text, values[i / 2]);
         await_records(records + 1);
