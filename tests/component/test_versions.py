@@ -7,9 +7,10 @@ import time
 import uuid
 
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, Producer
 
 from contract import MESSAGES, error_answer
+from dead_letters import DEAD, TIMEOUT_MS, DeadLetters, dead_letters, of_version, versioned
 from gateway import Gateway, copy_routes
 from legacy_stub import LegacyStub
 from process import PATIENCE_S, eventually
@@ -17,29 +18,9 @@ from service import CLIENT, RESPONSES, Service, answer, bind_response, bound_eve
 from test_command_line import run
 from tokens import USER
 
-TIMEOUT_MS = 2000
 WRITTEN_MS = 1756714530455
-DEAD = "syncgate.dead-letters"
-NEW_RULE = {
-    "topic": RESPONSES, "eventType": "device.response.bind", "versions": ["2.0", "2.1"],
-    "when": [{"value": "${reply.success}", "is": True}],
-    "schema": "schemas/device-replies.json#/$defs/bindResponse",
-    "status": 200, "body": {"message": "bound by the new one", "since": "${reply.payload.boundAt}"},
-}
 SETTINGS = {"KAFKA_BROKERS": "embedded", "FEATURE_KAFKA_EVENTS": "true", "KAFKA_MESSAGE_TIMEOUT": "500ms",
             "SYNCGATE_BREAKER": "false"}
-
-
-def versioned(route):
-    """bind: v1 for the shipped rules, one rule for two newer versions; unbind: v1, but its event in any version."""
-    route["timeoutMs"] = TIMEOUT_MS
-    route["versions"] = ["v1"]
-    if route["operationId"] == "bindDeviceQR":
-        route["replies"].insert(0, NEW_RULE)
-    else:
-        for rule in route["replies"]:
-            if rule["eventType"] == "device.unbound":
-                rule["versions"] = ["*"]
 
 
 @pytest.fixture(scope="module")
@@ -62,32 +43,6 @@ def service(gateway):
         yield service
 
 
-class DeadLetters:
-    """What is in the topic, from its beginning."""
-
-    def __init__(self, bootstrap, topic=DEAD):
-        self.consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": uuid.uuid4().hex,
-                                  "enable.auto.commit": False, "auto.offset.reset": "earliest", **CLIENT})
-        partitions = self.consumer.list_topics(topic, timeout=10).topics[topic].partitions
-        self.consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions])
-        self.all = []
-
-    def close(self):
-        self.consumer.close()
-
-    def of(self, correlation_id):
-        """Those with this id in a header so far."""
-        for message in self.consumer.consume(1000, 0.05):
-            assert message.error() is None, message.error()
-            self.all.append(message)
-        return [message for message in self.all if dict(message.headers()).get("correlation-id") == correlation_id.encode()]
-
-    def wait(self, correlation_id, count=1):
-        found = []
-        eventually(lambda: found.extend(self.of(correlation_id)[len(found):]) or len(found) >= count, "a dead letter")
-        return found
-
-
 @pytest.fixture(scope="module")
 def letters(gateway):
     letters = DeadLetters(gateway.bootstrap())
@@ -108,11 +63,6 @@ def put(bootstrap, value, headers, key=None, topic=RESPONSES):
 
 def replies(gateway, result):
     return gateway.metrics().sum("syncgate_replies_total", result=result)
-
-
-def dead_letters(gateway):
-    metrics = gateway.metrics()
-    return {result: metrics.sum("syncgate_dead_letters_total", result=result) for result in ("sent", "failed", "suppressed")}
 
 
 def in_thread(function, *args):
@@ -211,10 +161,6 @@ def test_the_shipped_rules_stay_tolerant(gateway, service, device_id):
 
 
 # --- dead letters ---------------------------------------------------------------------------------------------------
-
-
-def of_version(command):
-    return {**bind_response(command), "__version": "v9", "note": "Устройство"}
 
 
 def without_device(command):

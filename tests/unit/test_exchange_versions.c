@@ -82,7 +82,7 @@ static void test_replies(void **state)
 {
     (void)state;
     static const struct {
-        int topic;
+        size_t topic;
         const char *id; /* NULL: the call's own */
         const char *value;
         int status; /* 0: it goes on waiting */
@@ -139,7 +139,7 @@ static void test_replies(void **state)
         tally_take(&before);
         call_park(&call, "/versions", "lamp", false);
         rig_doing = cases[i].value;
-        publish(cases[i].topic, cases[i].id ? cases[i].id : call.id_text, cases[i].value);
+        publish((int)cases[i].topic, cases[i].id ? cases[i].id : call.id_text, cases[i].value);
         await_records(records + 1);
         assert_int_equal(call_is_parked(&call), cases[i].status == 0);
         if (cases[i].status == 0)

@@ -2,7 +2,10 @@
 /* Records that are handed on to another topic: as they are, counted, and never more under way than they may be. */
 #include "kafka_fixture.h"
 
+#define DEAD "test.dead"
+
 static struct fixture fx;
+static uint32_t dead; /* index of the topic */
 
 static int set_up(void **state)
 {
@@ -10,7 +13,18 @@ static int set_up(void **state)
     fixture_init(&fx);
     rd_kafka_mock_topic_create(fx.cluster, COMMANDS, 1, 1);
     rd_kafka_mock_topic_create(fx.cluster, REPLIES, 1, 1);
+    rd_kafka_mock_topic_create(fx.cluster, DEAD, 1, 1);
     return 0;
+}
+
+static void start(uint32_t message_timeout_ms, void (*see)(const struct kafka_record *))
+{
+    const struct span name = SPAN_LIT(DEAD);
+    fixture_start(&fx, &(struct options){.message_timeout_ms = message_timeout_ms});
+    assert_int_equal(kafka_add_command_topics(fx.kafka, &name, 1, &dead), ERR_OK);
+    WAIT_FOR(&fx, kafka_command_topic_is_ready(fx.kafka, dead));
+    wait_position(&fx);
+    fx.see = see;
 }
 
 static int tear_down(void **state)
@@ -27,7 +41,7 @@ static const struct kafka_header more[] = {{"why", SPAN_INIT("because")}, {"twic
 static void forward_it(const struct kafka_record *record)
 {
     assert_string_equal(kafka_record_topic(record), REPLIES);
-    assert_int_equal(kafka_forward(fx.kafka, 0, record, more, SG_ARRAY_LEN(more)), ERR_OK);
+    assert_int_equal(kafka_forward(fx.kafka, dead, record, more, SG_ARRAY_LEN(more)), ERR_OK);
 }
 
 static const struct {
@@ -118,9 +132,7 @@ static rd_kafka_message_t *next_message(rd_kafka_t *rk)
 static void test_whole(void **state)
 {
     (void)state;
-    fixture_start(&fx, &(struct options){0});
-    wait_position(&fx);
-    fx.see = forward_it;
+    start(0, forward_it);
     rd_kafka_t *service = service_new(rd_kafka_mock_cluster_bootstraps(fx.cluster), RD_KAFKA_PRODUCER);
     write_records(service);
     WAIT_FOR(&fx, kafka_stats(fx.kafka).forwarded == SG_ARRAY_LEN(records));
@@ -129,7 +141,7 @@ static void test_whole(void **state)
     rd_kafka_t *reader = service_new(rd_kafka_mock_cluster_bootstraps(fx.cluster), RD_KAFKA_CONSUMER);
     rd_kafka_poll_set_consumer(reader);
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
-    rd_kafka_topic_partition_list_add(list, COMMANDS, 0)->offset = RD_KAFKA_OFFSET_BEGINNING;
+    rd_kafka_topic_partition_list_add(list, DEAD, 0)->offset = RD_KAFKA_OFFSET_BEGINNING;
     assert_int_equal(rd_kafka_assign(reader, list), RD_KAFKA_RESP_ERR_NO_ERROR);
     rd_kafka_topic_partition_list_destroy(list);
     for (size_t i = 0; i < SG_ARRAY_LEN(records); i++) {
@@ -158,7 +170,7 @@ static void forward_often(const struct kafka_record *record)
 {
     rd_kafka_mock_broker_set_down(fx.cluster, 1);
     for (unsigned i = 0; i < ATTEMPTS; i++) {
-        enum err_code code = kafka_forward(fx.kafka, 0, record, NULL, 0);
+        enum err_code code = kafka_forward(fx.kafka, dead, record, NULL, 0);
         assert_int_equal(code, i < KAFKA_FORWARD_BYTES_MAX / BIG ? ERR_OK : ERR_KAFKA_QUEUE_FULL);
         accepted += code == ERR_OK;
     }
@@ -169,9 +181,7 @@ static void forward_often(const struct kafka_record *record)
 static void test_bounded(void **state)
 {
     (void)state;
-    fixture_start(&fx, &(struct options){.message_timeout_ms = 500});
-    wait_position(&fx);
-    fx.see = forward_often;
+    start(500, forward_often);
     rd_kafka_t *service = service_new(rd_kafka_mock_cluster_bootstraps(fx.cluster), RD_KAFKA_PRODUCER);
     char *big = calloc(1, BIG + 1);
     assert_non_null(big);
@@ -204,9 +214,7 @@ static void test_topic_not_ready(void **state)
 {
     (void)state;
     accepted = 0;
-    fixture_start(&fx, &(struct options){0});
-    wait_position(&fx);
-    fx.see = forward_too_early;
+    start(0, forward_too_early);
     rd_kafka_t *service = service_new(rd_kafka_mock_cluster_bootstraps(fx.cluster), RD_KAFKA_PRODUCER);
     service_reply(service, REPLIES, 0, 4, 1, "x");
     rd_kafka_destroy(service);
