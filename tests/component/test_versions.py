@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Old and new replies side by side, replies of no use, and the dead-letter topic, with the embedded broker."""
 import json
+import os
+import shutil
 import signal
 import threading
 import time
@@ -332,6 +334,36 @@ def test_a_reload_sets_changes_and_unsets_the_topic(legacy, device_id, stoppable
     config.write_text(json.dumps({"kafka": {"deadLetterTopic": RESPONSES}}))
     gateway.popen.send_signal(signal.SIGHUP)
     assert RESPONSES in gateway.wait_log("configuration not reloaded, the old one stays")["error"]
+
+
+def test_a_topic_that_had_replies_before_a_reload_does_not_feed_itself(legacy, device_id, stoppable, tmp_path):
+    """Topics are read on for as long as the gateway runs, so what it writes there comes back to it."""
+    def with_old_topic(route):
+        versioned(route)
+        if route["operationId"] == "bindDeviceQR":
+            route["replies"].append({**route["replies"][-1], "topic": "old.replies"})
+
+    folders = []
+    for name, change in (("before", with_old_topic), ("after", versioned)):
+        shutil.move(os.path.dirname(copy_routes(change)), tmp_path / name)
+        folders.append(str(tmp_path / name / "routes"))
+    config = tmp_path / "syncgate.json"
+    config.write_text(json.dumps({"routes": folders[0]}))
+    gateway = stoppable(Gateway(config=str(config), LEGACY_URL=legacy.url, **SETTINGS))
+    config.write_text(json.dumps({"routes": folders[1], "kafka": {"deadLetterTopic": "old.replies"}}))
+    gateway.popen.send_signal(signal.SIGHUP)
+    gateway.wait_log("configuration reloaded")
+    gateway.wait_log("command topic is known", topic="old.replies")
+    with Service(gateway.bootstrap()) as service:
+        wait = in_thread(gateway.bind, device_id)
+        command = service.wait_command(device_id)
+        put(gateway.bootstrap(), b"{", [("correlation-id", command.id.encode())])
+        # As it came, and as it came back.
+        eventually(lambda: replies(gateway, "invalid") >= 2, "the letter was read")
+        service.send(bind_response(command))
+        assert wait().status == 200
+        assert replies(gateway, "invalid") == 2
+        assert dead_letters(gateway) == {"sent": 1, "failed": 0, "suppressed": 0}
 
 
 @pytest.mark.parametrize("topic, words", [
