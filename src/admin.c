@@ -153,6 +153,8 @@ static void fill_kafka(const struct app *app, struct ops_process *process)
     process->kafka = true;
     process->kafka_reachable = kafka_is_reachable(app->kafka);
     process->kafka_records = stats.records;
+    process->dead_letters_sent = stats.forwarded;
+    process->dead_letters_failed = stats.forward_failures;
     process->kafka_delivered = stats.delivered;
     process->kafka_not_persisted = stats.not_persisted;
     process->kafka_uncertain = stats.uncertain;

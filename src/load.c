@@ -74,11 +74,33 @@ static enum err_code check_timeouts(const struct config *config, const struct ro
     return ERR_OK;
 }
 
+/* What is written there must not be read as a reply, nor as a command. */
+static enum err_code check_dead_letters(const struct config *config, const struct route_table *routes,
+                                        struct err *err)
+{
+    const char *topic = config->dead_letter_topic;
+    for (size_t i = 0; topic && i < routes->count; i++) {
+        const struct route *route = &routes->routes[i];
+        bool taken = span_eq(route->command.topic, span_of(topic));
+        for (size_t t = 0; t < route->reply_topic_count; t++)
+            taken |= span_eq(routes->reply_topics[route->reply_topics[t]], span_of(topic));
+        if (taken)
+            return err_set(
+                err, ERR_CONFIG,
+                "SYNCGATE_DEAD_LETTER_TOPIC: %s has commands or replies of %s: expected a topic of "
+                "its own",
+                topic, route->file);
+    }
+    return ERR_OK;
+}
+
 enum err_code app_check(const struct config *config, const struct route_table *routes,
                         const struct path_flag *flags, struct err *err)
 {
     struct needs needs = needs_of(routes, flags);
     enum err_code code = check_needs(config, &needs, err);
+    if (code == ERR_OK)
+        code = check_dead_letters(config, routes, err);
     return code == ERR_OK ? check_timeouts(config, routes, flags, err) : code;
 }
 

@@ -66,6 +66,7 @@ struct config {
 
     char *kafka_brokers; /* optional; "embedded" or a bootstrap list */
     uint32_t kafka_message_timeout_ms;
+    char *dead_letter_topic;                  /* optional */
     struct config_property *kafka_properties; /* sorted by name, each name once */
     size_t kafka_property_count;
 

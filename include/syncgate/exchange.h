@@ -55,8 +55,9 @@ struct exchange_plan {
     struct span *command_topics;   /* distinct */
     uint32_t *command_topic_ids;
     size_t command_topic_count;
-    size_t slot_count;   /* operations up to and with this plan */
-    bool field_matching; /* some route asks for it */
+    uint32_t dead_letter_topic; /* with config->dead_letter_topic: its index in the room kafka */
+    size_t slot_count;          /* operations up to and with this plan */
+    bool field_matching;        /* some route asks for it */
     struct path_breaker_settings route_breaker, cluster_breaker;
     struct exchange_plan *next; /* in exchange_shared.plans */
 };

@@ -29,6 +29,8 @@ struct kafka_record {
 };
 /* The value of the last header called `name`, ptr NULL if there is none. */
 struct span kafka_record_header(const struct kafka_record *record, const char *name);
+/* The topic that it was read from; borrowed for the callback. */
+const char *kafka_record_topic(const struct kafka_record *record);
 
 enum kafka_delivery {
     KAFKA_DELIVERED,     /* in the log */
@@ -122,6 +124,13 @@ struct kafka_command {
  * a topic that is not ready). Never blocks. Thread: any. */
 enum err_code kafka_produce(struct kafka *kafka, const struct kafka_command *command) SG_NODISCARD;
 
+#define KAFKA_FORWARD_BYTES_MAX ((uint64_t)8 << 20) /* forwarded and not yet reported */
+/* Hands a record of a reply topic on to another topic as it is: key, value and headers, and `headers` behind them. Best effort:
+ * nobody is told what became of it, it is only counted (struct kafka_stats). ERR_OK, or as kafka_produce(); ERR_KAFKA_QUEUE_FULL also
+ * when KAFKA_FORWARD_BYTES_MAX would be passed, so that commands find room. Never blocks. Thread: any. */
+enum err_code kafka_forward(struct kafka *kafka, uint32_t command_topic, const struct kafka_record *record,
+                            const struct kafka_header *headers, size_t header_count) SG_NODISCARD;
+
 /* ---- state. Thread: any ---- */
 
 /* Whether the reader has a position in every partition of this reply topic: nothing is produced on a route before. */
@@ -132,9 +141,10 @@ bool kafka_is_reachable(const struct kafka *kafka);
 struct kafka_stats {
     uint64_t records; /* records read from reply topics */
     uint64_t delivered, not_persisted, uncertain;
-    uint64_t offset_resets; /* a position was lost and fell back to the earliest record */
-    uint64_t partitions;    /* partitions being read */
-    uint64_t fatal_errors;  /* the producer failed for good and was replaced */
-    uint64_t queue_len;     /* messages in the producer's queue */
+    uint64_t forwarded, forward_failures; /* reported; those that kafka_forward() refused are not here */
+    uint64_t offset_resets;               /* a position was lost and fell back to the earliest record */
+    uint64_t partitions;                  /* partitions being read */
+    uint64_t fatal_errors;                /* the producer failed for good and was replaced */
+    uint64_t queue_len;                   /* messages in the producer's queue */
 };
 struct kafka_stats kafka_stats(const struct kafka *kafka);

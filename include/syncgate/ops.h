@@ -15,7 +15,9 @@
     X(OPS_REPLY_DUPLICATE, "duplicate")   /* its request was already finished by a reply */            \
     X(OPS_REPLY_UNMATCHED, "unmatched")   /* nobody here asked: another instance's, or none of ours */ \
     X(OPS_REPLY_MISMATCHED, "mismatched") /* our id, but not what the route expects */                 \
-    X(OPS_REPLY_INVALID, "invalid")       /* not JSON */
+    X(OPS_REPLY_INVALID, "invalid")       /* not JSON */                                               \
+    X(OPS_REPLY_UNKNOWN_VERSION, "unknown_version") /* of a version that no rule takes */              \
+    X(OPS_REPLY_INVALID_SCHEMA, "invalid_schema")   /* not what its rule's schema says */
 enum ops_reply {
 #define X(code, name) code,
     OPS_REPLIES(X)
@@ -23,6 +25,19 @@ enum ops_reply {
         OPS_REPLY_COUNT
 };
 const char *ops_reply_name(enum ops_reply reply);
+
+/* Records that were to be written to the dead-letter topic. */
+#define OPS_DEAD_LETTERS(X)                                                   \
+    X(OPS_DEAD_LETTER_SENT, "sent")             /* a broker has it */         \
+    X(OPS_DEAD_LETTER_FAILED, "failed")         /* refused, or not written */ \
+    X(OPS_DEAD_LETTER_SUPPRESSED, "suppressed") /* too many in a second */
+enum ops_dead_letter {
+#define X(code, name) code,
+    OPS_DEAD_LETTERS(X)
+#undef X
+        OPS_DEAD_LETTER_COUNT
+};
+const char *ops_dead_letter_name(enum ops_dead_letter result);
 
 struct ops_counters;
 
@@ -38,6 +53,7 @@ void ops_count_request(struct ops_counters *counters, uint32_t route, enum path_
                        uint64_t duration_ns);
 void ops_count_fallback(struct ops_counters *counters, enum path_fallback reason);
 void ops_count_reply(struct ops_counters *counters, enum ops_reply reply);
+void ops_count_dead_letter(struct ops_counters *counters, enum ops_dead_letter result);
 
 /* ---- adding up ---- */
 struct ops_gauges {
@@ -70,6 +86,7 @@ struct ops_process {
     uint64_t kafka_partitions, kafka_queue_len, kafka_fatal_errors;
     uint64_t unmatched_skipped; /* replies that the reader thread dismissed by their id */
     uint64_t invalid_skipped;   /* and those without a usable header that are not JSON */
+    uint64_t dead_letters_sent, dead_letters_failed; /* by their delivery reports */
     uint64_t body_bytes;
     uint64_t reloads_ok, reloads_failed;
     struct path_breaker_view cluster_breaker;

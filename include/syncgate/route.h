@@ -23,12 +23,21 @@ struct route_answer {
     size_t header_count;
 };
 
-/* One entry of the ordered reply rules: the first whose topic, eventType and conditions agree answers. */
+/* Values of `__version`. A reply without one has "v1". */
+struct route_versions {
+    struct span *names;
+    size_t count; /* 0: any value, also one that is no string */
+};
+
+/* One entry of the ordered reply rules: the first whose topic, eventType, versions and conditions agree answers. */
 struct route_reply_rule {
     uint32_t topic;                 /* index into route_table.reply_topics */
     struct span event_type;         /* ptr NULL: any, or none */
     bool untyped;                   /* only replies without an eventType, also those without a body */
+    struct route_versions versions; /* its own, or the route's */
     struct mapping_condition *when; /* NULL: always */
+    const struct schema
+        *schema; /* a reply that it would answer is of no use unless it satisfies it; NULL: unchecked */
     struct route_answer answer;
 };
 
@@ -117,8 +126,10 @@ void route_match_fini(struct route_match *match);
 
 /* The rule that answers a reply (scope->reply) which came on `topic` (an index into route_table.reply_topics) with
  * `event_type` (ptr NULL: it has none): the first that agrees and whose conditions hold, or NULL. *ret_expected: some rule
- * agrees in topic and eventType, so that the reply is meant for this route even if no rule answers it
- * (ERR_REPLY_UNMAPPED). Thread: any. */
+ * agrees in topic, eventType and version, so that the reply is meant for this route even if no rule answers it
+ * (ERR_REPLY_UNMAPPED). The rule's schema is the caller's to check. Thread: any. */
 const struct route_reply_rule *route_find_rule(const struct route *route, uint32_t topic,
                                                struct span event_type, const struct mapping_scope *scope,
                                                struct buf *scratch, bool *ret_expected);
+/* True if some rule agrees in topic and eventType, whatever the version. Thread: any. */
+bool route_knows_reply(const struct route *route, uint32_t topic, struct span event_type);

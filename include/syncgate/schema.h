@@ -51,3 +51,6 @@ void schema_explain(const struct schema *schema, const struct json_doc *doc, con
 /* Appends one short English line "body.qrData.deviceId: expected string" for the first problem, for logs and load errors. */
 void schema_explain_line(const struct schema *schema, const struct json_doc *doc,
                          const struct json_node *node, struct buf *out);
+/* Appends only where the first problem is, "body.qrData.deviceId": nothing of the values, for logs. */
+void schema_explain_place(const struct schema *schema, const struct json_doc *doc,
+                          const struct json_node *node, struct buf *out);

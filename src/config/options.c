@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "options.h"
 
-#define TEXT_MAX 4096
+#define TEXT_MAX  4096
+#define TOPIC_MAX 249 /* Kafka's own limit */
 
 #define OPTION(group, env, key, type, field, def, min, max, choices, reloadable, secret, text)           \
     {                                                                                                    \
@@ -61,6 +62,8 @@ const struct option options[] = {
      "Bootstrap list, or `embedded` for the built-in broker (a first look and tests only). Required unless the flag of every route is `false`."),
     NUMBER_OPTION("KAFKA_MESSAGE_TIMEOUT", "kafka.messageTimeout", OPTION_DURATION, kafka_message_timeout_ms, "2s", 100 * MS, 5 * MIN, false,
         "A command that could not be handed to a broker in this time is given up. Plus 1s it must stay below the shortest route timeout."),
+    OPTION(NULL, "SYNCGATE_DEAD_LETTER_TOPIC", "kafka.deadLetterTopic", OPTION_TOPIC, dead_letter_topic, NULL, 1, TOPIC_MAX, NULL, true, false,
+     "Where replies to our calls go that cannot be used, with the reason in headers. No topic of a route. Not set: they are only counted and logged."),
 
     OPTION("Circuit breakers", "SYNCGATE_BREAKER", "breaker.enabled", OPTION_BOOL, breaker, "true", 0, 0, NULL, true, false,
      "One for each route, and one for the cluster. Open, it sends calls to legacy at once; with `only` they are answered 503."),

@@ -9,6 +9,7 @@ enum option_type {
     OPTION_STRING,     /* char * */
     OPTION_URL,        /* char *, http:// or https:// */
     OPTION_BROKERS,    /* char * */
+    OPTION_TOPIC,      /* char *, the name of a Kafka topic */
     OPTION_ALGORITHMS, /* char * */
     OPTION_BOOL,       /* bool */
     OPTION_UINT,       /* uint32_t */

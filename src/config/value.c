@@ -78,6 +78,9 @@ void option_expected(const struct option *option, char *out, size_t size)
     case OPTION_URL:
         snprintf(out, size, "a URL that begins with http:// or https://");
         break;
+    case OPTION_TOPIC:
+        snprintf(out, size, "a Kafka topic: letters, digits, '.', '_' and '-', at most %u", option->max);
+        break;
     case OPTION_ALGORITHMS:
         snprintf(out, size, "a comma list of algorithms, such as RS256,ES256");
         break;
@@ -230,6 +233,13 @@ static bool is_algorithm(const char *item)
            strcasecmp(item, "none") != 0;
 }
 
+static bool is_topic(const char *text)
+{
+    return strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") ==
+               strlen(text) &&
+           strcmp(text, ".") != 0 && strcmp(text, "..") != 0;
+}
+
 static bool is_url(const char *text)
 {
     const char *host = strncmp(text, "http://", 7) == 0    ? text + 7
@@ -248,6 +258,8 @@ static enum err_code parse_text(const struct option *option, const char *text, c
     if (!option->secret && has_control(text) && strncmp(text, "-----BEGIN ", 11) != 0)
         return bad(ret_hint, "it has control characters");
     if (option->type == OPTION_URL && !is_url(text))
+        return bad(ret_hint, "");
+    if (option->type == OPTION_TOPIC && !is_topic(text))
         return bad(ret_hint, "");
     if (option->type == OPTION_BROKERS && strcmp(text, "embedded") != 0 &&
         check_list(text, is_broker) != ERR_OK)

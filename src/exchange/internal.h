@@ -39,6 +39,8 @@ struct exchange_worker {
     struct ops_counters *counters;
     uint32_t active;
     struct log_limit log_limit;
+    struct log_limit dead_letters,
+        dead_letter_log; /* how many may go in a second; how many failures are told */
     /* Working memory, used within one callback only. */
     struct json_doc body_doc, reply_doc, command_doc;
     struct buf scratch, payload, value, key, text;
@@ -117,6 +119,8 @@ uint64_t exchange_fields_find(struct exchange_shared *shared, const struct kafka
 /* reply.c */
 bool exchange_on_record(void *arg, struct kafka_record *record);
 void exchange_on_reply(void *loop_arg, const struct kafka_record *record);
+/* dead_letter.c: keeps a reply to this call that cannot be used, if there is a topic for that. */
+void exchange_dead_letter(struct exchange *ex, const struct kafka_record *record, const char *reason);
 /* proxy.c */
 void exchange_proxy_start(struct exchange *ex, bool stream);
 size_t exchange_proxy_write(struct exchange *ex, const char *data, size_t len);

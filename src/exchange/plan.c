@@ -139,6 +139,8 @@ static enum err_code fill_states(struct exchange_shared *shared, struct exchange
             route->max_in_flight ? route->max_in_flight : plan->config->max_parked_per_route;
         plan->field_matching |= route->field_match_count > 0;
     }
+    if (plan->config->dead_letter_topic)
+        plan->dead_letter_topic = command_topic_index(plan, span_of(plan->config->dead_letter_topic));
     plan->slot_count = shared->operation_count;
     return ERR_OK;
 }
@@ -179,7 +181,7 @@ static enum err_code plan_fill(struct exchange_shared *shared, struct exchange_p
                                const struct path_flag *flags)
 {
     const struct route_table *routes = plan->routes;
-    size_t count = routes->count ? routes->count : 1;
+    size_t count = routes->count + 1; /* never 0, and room for the dead-letter topic */
     plan->states = calloc(count, sizeof(*plan->states));
     plan->command_topics = calloc(count, sizeof(*plan->command_topics));
     plan->command_topic_ids = calloc(count, sizeof(*plan->command_topic_ids));
@@ -246,6 +248,8 @@ enum err_code exchange_plan_bind(struct exchange_shared *shared, struct exchange
                                         plan->command_topic_ids);
     for (size_t i = 0; code == ERR_OK && i < plan->routes->count; i++)
         plan->states[i].command_topic = plan->command_topic_ids[plan->states[i].command_topic];
+    if (code == ERR_OK && plan->config->dead_letter_topic)
+        plan->dead_letter_topic = plan->command_topic_ids[plan->dead_letter_topic];
     if (code == ERR_OK)
         list_plan(shared, plan);
     return code;

@@ -4,6 +4,8 @@
  * own id must agree with what the route expects: the header is the fast path, the body the authority (design.md section 4). */
 #include "internal.h"
 
+#define VERSION_SHOWN 64 /* bytes of an unknown version, in the log */
+
 /* ---- on the reader thread ---- */
 
 /* What producers in use call it: our own name, Spring's and NestJS's, kafkajs examples'. */
@@ -144,26 +146,47 @@ static struct span reply_header(const void *record, struct span name)
     return kafka_record_header(record, text);
 }
 
-/* A record without a body may still be an answer: some frameworks tell of an error in the headers alone. */
-static enum ops_reply finish(struct exchange *ex, const struct kafka_record *record)
+/* It stays without effect: the call goes on waiting. */
+static enum ops_reply unusable(struct exchange *ex, const struct kafka_record *record, enum ops_reply result)
+{
+    exchange_dead_letter(ex, record, ops_reply_name(result));
+    return result;
+}
+
+/* A record without a body may still be an answer: some frameworks tell of an error in the headers alone.
+ * *ret_schema: what an invalid one should have satisfied. */
+static enum ops_reply finish(struct exchange *ex, const struct kafka_record *record,
+                             const struct schema **ret_schema)
 {
     struct exchange_worker *worker = ex->worker;
+    const struct json_doc *doc = &worker->reply_doc;
     struct mapping_scope scope;
     bool expected = false, has_body = record->value.len != 0;
     if (has_body && json_parse(&worker->reply_doc, record->value, EXCHANGE_JSON_NODES) != ERR_OK)
-        return OPS_REPLY_INVALID;
+        return unusable(ex, record, OPS_REPLY_INVALID);
     if (has_body && !body_agrees(ex, record))
-        return OPS_REPLY_MISMATCHED;
+        return unusable(ex, record, OPS_REPLY_MISMATCHED);
     restore_body(ex);
     exchange_scope(ex, &scope);
-    scope.reply = has_body ? &worker->reply_doc : NULL;
+    scope.reply = has_body ? doc : NULL;
     scope.reply_header = reply_header;
     scope.reply_header_arg = record;
-    const struct route_reply_rule *rule = route_find_rule(
-        ex->route, plan_topic(ex->view->plan, record->topic),
-        has_body ? event_type(ex) : (struct span){NULL, 0}, &scope, &worker->scratch, &expected);
-    if (!rule && !expected)
-        return has_body ? OPS_REPLY_MISMATCHED : OPS_REPLY_INVALID;
+    uint32_t topic = plan_topic(ex->view->plan, record->topic);
+    struct span type = has_body ? event_type(ex) : (struct span){NULL, 0};
+    const struct route_reply_rule *rule =
+        route_find_rule(ex->route, topic, type, &scope, &worker->scratch, &expected);
+    if (!rule && !expected && !has_body)
+        return unusable(ex, record, OPS_REPLY_INVALID);
+    if (!rule &&
+        !expected) /* of another type: that may be an event of the same story, nothing is wrong with it */
+        return route_knows_reply(ex->route, topic, type) ? unusable(ex, record, OPS_REPLY_UNKNOWN_VERSION)
+                                                         : OPS_REPLY_MISMATCHED;
+    if (rule && rule->schema && !schema_valid(rule->schema, doc, has_body ? json_root(doc) : NULL)) {
+        *ret_schema = rule->schema;
+        return unusable(ex, record, OPS_REPLY_INVALID_SCHEMA);
+    }
+    if (!rule)
+        exchange_dead_letter(ex, record, "unmapped");
     exchange_unpark(ex, AWAIT_WON_REPLY);
     if (rule)
         exchange_answer_rule(ex, &rule->answer, &scope);
@@ -172,27 +195,55 @@ static enum ops_reply finish(struct exchange *ex, const struct kafka_record *rec
     return OPS_REPLY_MATCHED;
 }
 
+/* As it is written, without its quotes: it may be no string. */
+static struct span version_text(const struct json_doc *doc)
+{
+    const struct json_node *node = json_get(doc, json_root(doc), SPAN_LIT("__version"));
+    if (!node)
+        return SPAN_LIT("v1");
+    struct span text = json_text(doc, node);
+    if (node->type == JSON_STRING)
+        text = (struct span){text.ptr + 1, text.len - 2};
+    text.len = text.len < VERSION_SHOWN ? text.len : VERSION_SHOWN;
+    return text;
+}
+
+static void log_ignored(struct exchange *ex, const struct kafka_record *record, enum ops_reply result,
+                        const struct schema *schema)
+{
+    struct exchange_worker *worker = ex->worker;
+    const struct json_doc *doc = &worker->reply_doc;
+    uint64_t suppressed;
+    if (!log_limit_ok(&worker->log_limit, loop_now_ns(worker->loop), 10, &suppressed))
+        return;
+    uint32_t topic = plan_topic(ex->view->plan, record->topic);
+    struct log_line line;
+    log_begin(&line, LOG_WARN, "reply ignored");
+    log_str(&line, "reason", ops_reply_name(result));
+    log_str(&line, "correlationId", ex->id_text);
+    log_str(&line, "topic", topic == UINT32_MAX ? NULL : ex->view->plan->reply_topic_names[topic]);
+    log_i64(&line, "partition", record->partition);
+    log_i64(&line, "offset", record->offset);
+    if (result == OPS_REPLY_UNKNOWN_VERSION)
+        log_span(&line, "version", version_text(doc));
+    if (schema) {
+        buf_clear(&worker->text);
+        schema_explain_place(schema, doc, record->value.len ? json_root(doc) : NULL, &worker->text);
+        log_span(&line, "place", buf_ok(&worker->text) ? buf_span(&worker->text) : (struct span){NULL, 0});
+    }
+    log_u64(&line, "suppressed", suppressed);
+    log_end(&line);
+}
+
 void exchange_on_reply(void *loop_arg, const struct kafka_record *record)
 {
     struct exchange_worker *worker = loop_arg;
+    const struct schema *schema = NULL;
     struct await_entry *entry = record->by_fields ? await_find_handle(worker->table, record->handle)
                                                   : await_find(worker->table, &record->id);
-    enum ops_reply result = entry ? finish(SG_CONTAINER_OF(entry, struct exchange, entry), record)
-                                  : classify_loss(worker, record);
+    struct exchange *ex = entry ? SG_CONTAINER_OF(entry, struct exchange, entry) : NULL;
+    enum ops_reply result = ex ? finish(ex, record, &schema) : classify_loss(worker, record);
     ops_count_reply(worker->counters, result);
-    uint64_t suppressed;
-    if ((result == OPS_REPLY_MISMATCHED || result == OPS_REPLY_INVALID) &&
-        log_limit_ok(&worker->log_limit, loop_now_ns(worker->loop), 10, &suppressed)) {
-        const struct exchange *ex = SG_CONTAINER_OF(entry, struct exchange, entry);
-        uint32_t topic = plan_topic(ex->view->plan, record->topic);
-        struct log_line line;
-        log_begin(&line, LOG_WARN, "reply ignored");
-        log_str(&line, "reason", ops_reply_name(result));
-        log_str(&line, "correlationId", ex->id_text);
-        log_str(&line, "topic", topic == UINT32_MAX ? NULL : ex->view->plan->reply_topic_names[topic]);
-        log_i64(&line, "partition", record->partition);
-        log_i64(&line, "offset", record->offset);
-        log_u64(&line, "suppressed", suppressed);
-        log_end(&line);
-    }
+    if (ex && result != OPS_REPLY_MATCHED)
+        log_ignored(ex, record, result, schema);
 }

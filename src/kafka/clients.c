@@ -371,7 +371,7 @@ void kafka_freep(struct kafka **kafka_ptr)
 
 #define HEADERS_MAX 16
 
-static enum err_code translate_produce(rd_kafka_resp_err_t code)
+enum err_code kafka_translate_produce(rd_kafka_resp_err_t code)
 {
     switch (code) {
     case RD_KAFKA_RESP_ERR__QUEUE_FULL:
@@ -404,7 +404,7 @@ enum err_code kafka_produce(struct kafka *kafka, const struct kafka_command *com
     rd_kafka_error_t *error = kafka_producer_send(kafka, command->topic, vus, SG_ARRAY_LEN(vus));
     if (!error)
         return ERR_OK; /* the headers are librdkafka's now */
-    enum err_code code = translate_produce(rd_kafka_error_code(error));
+    enum err_code code = kafka_translate_produce(rd_kafka_error_code(error));
     rd_kafka_error_destroy(error);
     rd_kafka_headers_destroy(headers);
     return code;
@@ -436,6 +436,8 @@ struct kafka_stats kafka_stats(const struct kafka *kafka)
         .delivered = atomic_load_explicit(&kafka->delivered, memory_order_relaxed),
         .not_persisted = atomic_load_explicit(&kafka->not_persisted, memory_order_relaxed),
         .uncertain = atomic_load_explicit(&kafka->uncertain, memory_order_relaxed),
+        .forwarded = atomic_load_explicit(&kafka->forwarded, memory_order_relaxed),
+        .forward_failures = atomic_load_explicit(&kafka->forward_failures, memory_order_relaxed),
         .offset_resets = atomic_load_explicit(&kafka->offset_resets, memory_order_relaxed),
         .partitions = atomic_load_explicit(&kafka->partitions, memory_order_relaxed),
         .fatal_errors = atomic_load_explicit(&kafka->fatal_errors, memory_order_relaxed),

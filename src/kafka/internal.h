@@ -88,6 +88,9 @@ struct kafka {
     atomic_uint_fast64_t refused_ns;
     atomic_uint_fast64_t records, delivered, not_persisted, uncertain, offset_resets, partitions,
         fatal_errors;
+    atomic_uint_fast64_t forward_bytes; /* under way */
+    atomic_uint_fast64_t forwarded, forward_failures;
+    struct log_limit forward_limit; /* reader's */
 };
 
 /* topics.c */
@@ -129,6 +132,13 @@ void kafka_producer_stop(struct kafka *kafka, uint32_t flush_ms);
 void kafka_producer_free_all(struct kafka *kafka);
 /* The producer of the day, valid until it is replaced. For tests. Thread: any. */
 rd_kafka_t *kafka_producer_handle(struct kafka *kafka);
+/* forward.c */
+/* Of a message's opaque: it was forwarded. */
+bool kafka_is_forwarded(uint64_t opaque);
+/* Its delivery report. Thread: the one that serves reports. */
+void kafka_forward_done(struct kafka *kafka, const rd_kafka_message_t *message);
+/* clients.c */
+enum err_code kafka_translate_produce(rd_kafka_resp_err_t code);
 /* embedded.c */
 enum err_code kafka_embedded_start(struct kafka *kafka, struct err *err);
 /* Makes a topic in the embedded broker, if there is one. Thread: watcher, or main before it runs. */

@@ -117,6 +117,10 @@ void kafka_on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *message, void *
     (void)rk;
     struct kafka *kafka = opaque;
     uint64_t handle = (uint64_t)(uintptr_t)message->_private;
+    if (kafka_is_forwarded(handle)) {
+        kafka_forward_done(kafka, message);
+        return;
+    }
     enum kafka_delivery delivery = KAFKA_DELIVERED;
     enum err_code code = ERR_OK;
     if (message->err) {
@@ -154,6 +158,11 @@ struct span kafka_record_header(const struct kafka_record *record, const char *n
         rd_kafka_header_get_last(headers, name, &value, &len) != RD_KAFKA_RESP_ERR_NO_ERROR || !value)
         return (struct span){NULL, 0};
     return (struct span){value, len};
+}
+
+const char *kafka_record_topic(const struct kafka_record *record)
+{
+    return rd_kafka_topic_name(((const rd_kafka_message_t *)record->message)->rkt);
 }
 
 /* Records come in runs of one topic; a look through 32 names takes 0.2 us when they do not. */

@@ -16,6 +16,17 @@ const char *ops_reply_name(enum ops_reply reply)
     return names[reply];
 }
 
+const char *ops_dead_letter_name(enum ops_dead_letter result)
+{
+    static const char *const names[] = {
+#define X(code, name) name,
+        OPS_DEAD_LETTERS(X)
+#undef X
+    };
+    SG_ASSERT((unsigned)result < OPS_DEAD_LETTER_COUNT);
+    return names[result];
+}
+
 struct ops_counters *ops_counters_new(size_t route_count)
 {
     struct ops_counters *counters = calloc(1, sizeof(*counters));
@@ -90,6 +101,11 @@ void ops_count_reply(struct ops_counters *counters, enum ops_reply reply)
     counters->replies[reply]++;
 }
 
+void ops_count_dead_letter(struct ops_counters *counters, enum ops_dead_letter result)
+{
+    counters->dead_letters[result]++;
+}
+
 static void add_array(uint64_t *dst, const uint64_t *src, size_t count)
 {
     for (size_t i = 0; i < count; i++)
@@ -112,6 +128,7 @@ enum err_code ops_counters_add(struct ops_counters *dst, const struct ops_counte
     }
     add_array(dst->fallbacks, src->fallbacks, PATH_FALLBACK_COUNT);
     add_array(dst->replies, src->replies, OPS_REPLY_COUNT);
+    add_array(dst->dead_letters, src->dead_letters, OPS_DEAD_LETTER_COUNT);
     return ERR_OK;
 }
 

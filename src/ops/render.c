@@ -87,6 +87,21 @@ static void render_labelled(struct buf *out, const char *name, const char *label
     buf_printf(out, "} %llu\n", (unsigned long long)number);
 }
 
+static void render_dead_letters(const struct ops_counters *counters, const struct ops_process *process,
+                                struct buf *out)
+{
+    const uint64_t reported[OPS_DEAD_LETTER_COUNT] = {
+        [OPS_DEAD_LETTER_SENT] = process->dead_letters_sent,
+        [OPS_DEAD_LETTER_FAILED] = process->dead_letters_failed,
+    };
+    head(out, "syncgate_dead_letters_total", "counter",
+         "Replies that could not be used, on their way to the dead-letter topic, by result.");
+    for (int i = 0; i < OPS_DEAD_LETTER_COUNT; i++)
+        render_labelled(out, "syncgate_dead_letters_total", "result",
+                        ops_dead_letter_name((enum ops_dead_letter)i),
+                        counters->dead_letters[i] + reported[i]);
+}
+
 static void render_kafka(const struct ops_process *process, struct buf *out)
 {
     if (!process->kafka)
@@ -204,6 +219,7 @@ void ops_render_metrics(const struct ops_counters *counters, const struct ops_ga
                         counters->replies[i] + (i == OPS_REPLY_UNMATCHED ? process->unmatched_skipped
                                                 : i == OPS_REPLY_INVALID ? process->invalid_skipped
                                                                          : 0));
+    render_dead_letters(counters, process, out);
     head(out, "syncgate_awaiter_wins_total", "counter", "Parked requests that ended, by who finished them.");
     for (int i = AWAIT_PENDING + 1; i < AWAIT_WINNER_COUNT; i++)
         render_labelled(out, "syncgate_awaiter_wins_total", "winner", await_winner_name((enum await_winner)i),

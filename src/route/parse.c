@@ -15,7 +15,8 @@ struct parser {
     struct reader r;
     struct route_loader *loader;
     struct route *route;
-    struct span request_ref; /* "#/components/schemas/X"; ptr NULL: the body is unchecked */
+    struct span request_ref;        /* "#/components/schemas/X"; ptr NULL: the body is unchecked */
+    struct route_versions versions; /* of the route */
     bool refs_ok;
 };
 
@@ -467,7 +468,8 @@ static bool check_reachable(struct parser *p, size_t index)
 {
     const struct route_reply_rule *rules = p->route->rules;
     for (size_t i = 0; i < index; i++)
-        if (!rules[i].when && rules[i].topic == rules[index].topic && covers(&rules[i], &rules[index]))
+        if (!rules[i].when && rules[i].topic == rules[index].topic &&
+            versions_cover(&rules[i].versions, &rules[index].versions) && covers(&rules[i], &rules[index]))
             return reader_fail(&p->r, "never used: rule %zu always answers this topic and eventType", i);
     return true;
 }
@@ -479,13 +481,31 @@ static bool parse_rule_type(struct parser *p, const struct json_node *node, stru
     return rule->untyped || reader_string(&p->r, node, "eventType", false, &rule->event_type);
 }
 
+static bool parse_rule_schema(struct parser *p, const struct json_node *node, struct route_reply_rule *rule)
+{
+    struct span schema = {NULL, 0};
+    if (!reader_string(&p->r, node, "schema", false, &schema))
+        return false;
+    if (!schema.ptr)
+        return true;
+    size_t mark = reader_enter(&p->r, "schema");
+    rule->schema = loader_schema(p->loader, schema);
+    if (!rule->schema)
+        return prefix_err(p);
+    reader_leave(&p->r, mark);
+    return true;
+}
+
 static bool parse_rule(struct parser *p, const struct json_node *node, size_t index)
 {
-    static const char *const keys[] = {"topic", "eventType", "when", "status", "headers", "body", NULL};
+    static const char *const keys[] = {"topic",  "eventType", "versions", "when", "schema",
+                                       "status", "headers",   "body",     NULL};
     struct route_reply_rule *rule = &p->route->rules[index];
     struct span topic;
+    rule->versions = p->versions;
     return reader_keys(&p->r, node, keys) && parse_topic(p, node, &topic) &&
            intern_topic(p, topic, &rule->topic) && parse_rule_type(p, node, rule) &&
+           versions_parse(&p->r, node, &rule->versions) && parse_rule_schema(p, node, rule) &&
            parse_when(p, node, MAPPING_REPLY_ROOTS, &rule->when) && parse_answer(p, node, &rule->answer) &&
            check_reachable(p, index);
 }
@@ -596,8 +616,8 @@ static bool parse_field_matches(struct parser *p, const struct json_node *root)
 static bool parse_root(struct parser *p, const struct json_node *root)
 {
     static const char *const keys[] = {
-        "operationId", "description", "method",  "path",    "pathMode",       "auth", "request",
-        "timeoutMs",   "maxInFlight", "command", "replies", "finishByFields", NULL};
+        "operationId", "description", "method",  "path",    "pathMode",       "auth",     "request",
+        "timeoutMs",   "maxInFlight", "command", "replies", "finishByFields", "versions", NULL};
     struct route *route = p->route;
     struct span description;
     route->timeout_ms = TIMEOUT_DEFAULT_MS;
@@ -608,7 +628,8 @@ static bool parse_root(struct parser *p, const struct json_node *root)
            check_operation(p) && parse_auth(p, root) && parse_request(p, root) &&
            reader_uint(&p->r, root, "timeoutMs", TIMEOUT_MIN_MS, TIMEOUT_MAX_MS, &route->timeout_ms) &&
            reader_uint(&p->r, root, "maxInFlight", 0, UINT32_MAX, &route->max_in_flight) &&
-           parse_command(p, root) && parse_replies(p, root) && parse_field_matches(p, root);
+           parse_command(p, root) && versions_parse(&p->r, root, &p->versions) && parse_replies(p, root) &&
+           parse_field_matches(p, root);
 }
 
 bool route_parse(struct route_loader *loader, const struct route_source *source, struct route *route)

@@ -103,6 +103,14 @@ struct route_loader {
 const struct mapping_template *loader_envelope(struct route_loader *loader, struct span name);
 const struct schema *loader_schema(struct route_loader *loader, struct span reference);
 
+struct reader;
+/* "versions" of a route or of a rule: a missing one keeps what *versions holds. versions.c */
+bool versions_parse(struct reader *r, const struct json_node *object, struct route_versions *versions);
+/* True if every version in `b` is also in `a`. */
+bool versions_cover(const struct route_versions *a, const struct route_versions *b);
+/* Whether a reply has one of these versions. */
+bool versions_accept(const struct route_versions *versions, const struct json_doc *reply);
+
 /* Reads one route file into `route` (zeroed), which belongs to the table from then on, failed or not. parse.c
  */
 bool route_parse(struct route_loader *loader, const struct route_source *source, struct route *route);

@@ -20,10 +20,9 @@ static void append_part(struct buf *out, const struct json_doc *doc, const struc
         buf_append_lit(out, "...");
 }
 
-static void append_first_issue(struct buf *out, const struct json_doc *doc)
+static void append_place(struct buf *out, const struct json_doc *doc)
 {
     const struct json_node *issue = json_first(doc, json_root(doc));
-    const struct json_node *code = json_get(doc, issue, SPAN_LIT("code"));
     buf_append_lit(out, "body");
     for (const struct json_node *step = json_first(doc, json_get(doc, issue, SPAN_LIT("path"))); step;
          step = json_next(doc, step)) {
@@ -33,6 +32,13 @@ static void append_first_issue(struct buf *out, const struct json_doc *doc)
         else
             buf_append_span(out, json_text(doc, step));
     }
+}
+
+static void append_first_issue(struct buf *out, const struct json_doc *doc)
+{
+    const struct json_node *issue = json_first(doc, json_root(doc));
+    const struct json_node *code = json_get(doc, issue, SPAN_LIT("code"));
+    append_place(out, doc);
     buf_append_lit(out, ": ");
     if (json_string_eq(doc, code, SPAN_LIT("invalid_union"))) {
         buf_append_lit(out, "matches none of the alternatives");
@@ -63,6 +69,21 @@ void schema_explain_line(const struct schema *schema, const struct json_doc *doc
         buf_append_lit(out, "body: valid");
     else
         append_first_issue(out, &parsed);
+    json_fini(&parsed);
+    buf_fini(&issues);
+}
+
+void schema_explain_place(const struct schema *schema, const struct json_doc *doc,
+                          const struct json_node *node, struct buf *out)
+{
+    struct buf issues = BUF_INIT;
+    struct json_doc parsed = JSON_DOC_INIT;
+    schema_explain(schema, doc, node, &issues);
+    if (!buf_ok(&issues) || json_parse(&parsed, buf_span(&issues), UINT32_MAX) != ERR_OK ||
+        json_root(&parsed)->count == 0)
+        buf_append_lit(out, "body");
+    else
+        append_place(out, &parsed);
     json_fini(&parsed);
     buf_fini(&issues);
 }

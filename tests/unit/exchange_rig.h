@@ -28,6 +28,14 @@
 #define RIG_SETTINGS "SYNCGATE_BREAKER=false"
 #endif
 
+/* Further routes (operation and path of one name): their part of the OpenAPI document, rows of rig_routes (", {...}"), and the
+ * folder of the files that they name. */
+#ifndef RIG_MORE_ROUTES
+#define RIG_MORE_ROUTES
+#define RIG_MORE_OPENAPI ""
+#define RIG_DIR          "/tmp"
+#endif
+
 enum { RIG_TOPIC_COMMANDS, RIG_TOPIC_REPLIES, RIG_TOPIC_EVENTS, RIG_TOPIC_COUNT };
 static const struct span rig_topics[RIG_TOPIC_COUNT] = {
     SPAN_INIT("races.commands"), SPAN_INIT("races.replies"), SPAN_INIT("races.events")};
@@ -133,7 +141,7 @@ static const char rig_openapi[] =
     "{\"openapi\":\"3.1.0\",\"info\":{\"title\":\"t\",\"version\":\"1\"},\"paths\":{"
     "\"/primary\":{\"post\":{\"operationId\":\"primary\",\"responses\":{}}},"
     "\"/only\":{\"post\":{\"operationId\":\"only\",\"responses\":{}}},"
-    "\"/short\":{\"post\":{\"operationId\":\"short\",\"responses\":{}}},"
+    "\"/short\":{\"post\":{\"operationId\":\"short\",\"responses\":{}}}," RIG_MORE_OPENAPI
     "\"/fields\":{\"post\":{\"operationId\":\"fields\",\"responses\":{}}}}}";
 static const struct {
     const char *text;
@@ -145,7 +153,8 @@ static const struct {
                "null"),
      PATH_MODE_ONLY},
     {RIG_ROUTE("short", "/short", "\"timeoutMs\":100,", "", "null"), PATH_MODE_PRIMARY},
-    {RIG_ROUTE("fields", "/fields", "\"timeoutMs\":600000,", "", RIG_MATCH), PATH_MODE_PRIMARY},
+    {RIG_ROUTE("fields", "/fields", "\"timeoutMs\":600000,", "", RIG_MATCH),
+     PATH_MODE_PRIMARY} RIG_MORE_ROUTES,
 };
 
 static uint32_t rig_reply_topic(int topic)
@@ -168,7 +177,7 @@ static void rig_load_plan(void)
     close(fd);
     for (size_t i = 0; i < SG_ARRAY_LEN(rig_routes); i++)
         sources[i] = (struct route_source){"route", span_of(rig_routes[i].text)};
-    struct route_table *routes = route_table_parse(sources, SG_ARRAY_LEN(rig_routes), "/tmp", openapi, &err);
+    struct route_table *routes = route_table_parse(sources, SG_ARRAY_LEN(rig_routes), RIG_DIR, openapi, &err);
     unlink(openapi);
     if (!routes)
         fail_msg("%s", err.text);
@@ -480,7 +489,7 @@ static void reply_well(const struct call *call)
     reply_by_hand(call, RIG_TOPIC_REPLIES, value);
 }
 
-static void deliver(const struct call *call, enum kafka_delivery delivery)
+static inline void deliver(const struct call *call, enum kafka_delivery delivery)
 {
     exchange_kafka_handler.on_delivery(rig.worker, call->handle, delivery,
                                        delivery == KAFKA_DELIVERED       ? ERR_OK

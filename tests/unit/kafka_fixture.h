@@ -47,6 +47,7 @@ struct fixture {
     struct reply replies[REPLIES_MAX];
     unsigned reply_count;
     atomic_uint skipped, wanted;
+    void (*see)(const struct kafka_record *record); /* each reply, if set */
 };
 
 static inline uint64_t handle_of(unsigned loop_number, unsigned n)
@@ -85,6 +86,8 @@ static void on_reply(void *loop_arg, const struct kafka_record *record)
                             .loop_number = arg->number};
     copy_span(reply->value, record->value);
     copy_span(reply->header, kafka_record_header(record, "event-type"));
+    if (fx->see)
+        fx->see(record);
 }
 
 static void on_delivery(void *loop_arg, uint64_t handle, enum kafka_delivery delivery, enum err_code code)

@@ -404,6 +404,7 @@ static void test_adding_up(void **state)
                               100 + (int)((random >> 13) % 500), (uint64_t)(random >> 3) * 100);
             ops_count_fallback(both[b], (enum path_fallback)((random >> 16) % PATH_FALLBACK_COUNT));
             ops_count_reply(both[b], (enum ops_reply)((random >> 19) % OPS_REPLY_COUNT));
+            ops_count_dead_letter(both[b], (enum ops_dead_letter)((random >> 22) % OPS_DEAD_LETTER_COUNT));
         }
     }
     for (int i = 0; i < 3; i++) {
@@ -417,15 +418,17 @@ static void test_adding_up(void **state)
     ops_render_metrics(all, &gauges, &quiet_process, &texts[1]);
     assert_true(span_eq(buf_span(&texts[0]), buf_span(&texts[1])));
     render(sum, &gauges, &quiet_process);
-    double requests = 0, durations = 0, fallbacks = 0, replies = 0;
+    double requests = 0, durations = 0, fallbacks = 0, replies = 0, dead_letters = 0;
     for (size_t i = 0; i < exposition->sample_count; i++) {
         const struct sample *sample = &exposition->samples[i];
         requests += strcmp(sample->name, "syncgate_requests_total") == 0 ? sample->value : 0;
         durations += strcmp(sample->name, "syncgate_request_duration_seconds_count") == 0 ? sample->value : 0;
         fallbacks += strcmp(sample->name, "syncgate_fallbacks_total") == 0 ? sample->value : 0;
         replies += strcmp(sample->name, "syncgate_replies_total") == 0 ? sample->value : 0;
+        dead_letters += strcmp(sample->name, "syncgate_dead_letters_total") == 0 ? sample->value : 0;
     }
-    assert_true(requests == 5000 && durations == 5000 && fallbacks == 5000 && replies == 5000);
+    assert_true(requests == 5000 && durations == 5000 && fallbacks == 5000 && replies == 5000 &&
+                dead_letters == 5000);
     static const struct {
         const char *name, *labels;
         double value;
@@ -462,6 +465,8 @@ static void test_process_values(void **state)
     ops_count_request(counters, 0, PATH_TAKEN_KAFKA, 200, 1);
     ops_count_reply(counters, OPS_REPLY_UNMATCHED);
     ops_count_reply(counters, OPS_REPLY_INVALID);
+    ops_count_dead_letter(counters, OPS_DEAD_LETTER_FAILED);
+    ops_count_dead_letter(counters, OPS_DEAD_LETTER_SUPPRESSED);
     render(counters, &gauges, &process);
     assert_true(value_of(exposition, "syncgate_kafka_reachable", "") == -1); /* no Kafka: no such metrics */
     assert_true(value_of(exposition, "syncgate_draining", "") == 0);
@@ -478,6 +483,8 @@ static void test_process_values(void **state)
     process.kafka_queue_len = UINT64_C(1) << 52;
     process.unmatched_skipped = 20;
     process.invalid_skipped = 30;
+    process.dead_letters_sent = 31;
+    process.dead_letters_failed = 32;
     render(counters, &gauges, &process);
     static const struct {
         const char *name, *labels;
@@ -583,10 +590,15 @@ static void test_health_without_checks(void **state)
 static void test_names(void **state)
 {
     (void)state;
-    static const char *const names[] = {"matched", "late", "duplicate", "unmatched", "mismatched", "invalid"};
+    static const char *const names[] = {"matched",    "late",    "duplicate",       "unmatched",
+                                        "mismatched", "invalid", "unknown_version", "invalid_schema"};
     assert_int_equal(SG_ARRAY_LEN(names), OPS_REPLY_COUNT);
     for (int i = 0; i < OPS_REPLY_COUNT; i++)
         assert_string_equal(ops_reply_name((enum ops_reply)i), names[i]);
+    static const char *const dead_letters[] = {"sent", "failed", "suppressed"};
+    assert_int_equal(SG_ARRAY_LEN(dead_letters), OPS_DEAD_LETTER_COUNT);
+    for (int i = 0; i < OPS_DEAD_LETTER_COUNT; i++)
+        assert_string_equal(ops_dead_letter_name((enum ops_dead_letter)i), dead_letters[i]);
 }
 
 int main(void)

@@ -214,6 +214,28 @@ static void test_load_errors(void **state)
          "{\"topic\":\"t.ev\",\"eventType\":null,\"status\":204},"
          "{\"topic\":\"t.ev\",\"eventType\":null,\"status\":200}",
          "r.json: $.replies[2]: never used: rule 1 always answers this topic and eventType"},
+        {"\"maxInFlight\":7", "\"versions\":\"v1\"", "r.json: $.versions: expected a list of versions"},
+        {"\"maxInFlight\":7", "\"versions\":[]", "r.json: $.versions: expected a list of versions"},
+        {"\"maxInFlight\":7", "\"versions\":null", "r.json: $.versions: expected a list of versions"},
+        {"\"maxInFlight\":7", "\"versions\":[\"v1\",2]",
+         "r.json: $.versions[1]: expected a non-empty string"},
+        {"\"maxInFlight\":7", "\"versions\":[\"\"]", "r.json: $.versions[0]: expected a"},
+        {"\"maxInFlight\":7", "\"versions\":[\"v1\",\"*\"]", "r.json: $.versions: \"*\" is any version"},
+        {"\"status\":204", "\"status\":204,\"versions\":{}",
+         "r.json: $.replies[1].versions: expected a list"},
+        {"\"status\":204", "\"status\":204,\"schema\":1", "r.json: $.replies[1].schema: expected a"},
+        {"\"status\":204", "\"status\":204,\"schema\":\"schemas/none.json#\"",
+         "r.json: $.replies[1].schema: "},
+        {"\"status\":204", "\"status\":204,\"schema\":\"schemas/commands.json#/$defs/none\"",
+         "r.json: $.replies[1].schema: "},
+        {"{\"topic\":\"t.ev\",\"status\":204}",
+         "{\"topic\":\"t.ev\",\"status\":204},{\"topic\":\"t.ev\",\"versions\":[\"v2\"],\"status\":200}",
+         "r.json: $.replies[2]: never used"},
+        {"{\"topic\":\"t.ev\",\"status\":204}",
+         "{\"topic\":\"t.ev\",\"versions\":[\"v1\",\"v2\"],\"status\":204},{\"topic\":\"t.ev\",\"versions\":["
+         "\"v2\"],"
+         "\"status\":200}",
+         "r.json: $.replies[2]: never used"},
         {"\"body\":{\"id\":\"${reply.id}\"}", "\"body\":{\"id\":\"${replay.id}\"}",
          "r.json: $.replies[0].body.id: in \"${replay.id}\""},
         {"\"body\":{\"id\":\"${reply.id}\"}", "\"body\":{\"id\":\"${body.id}\"}",
@@ -621,6 +643,76 @@ static void test_find_untyped_rule(void **state)
     route_table_freep(&table);
 }
 
+/* Old and new side by side, by the version of the reply. */
+static void test_versions(void **state)
+{
+    (void)state;
+    static const char text[] =
+        "{\"operationId\":\"createThing\",\"method\":\"POST\",\"path\":\"/api/"
+        "things\",\"versions\":[\"v1\",\"1.0\"],"
+        "\"command\":{\"topic\":\"t.in\",\"eventType\":\"create\",\"payload\":{}},\"replies\":["
+        "{\"topic\":\"t.ev\",\"eventType\":\"a\",\"status\":200,\"when\":[{\"value\":\"${reply.ok}\",\"is\":"
+        "true}]},"
+        "{\"topic\":\"t.ev\",\"eventType\":\"a\",\"versions\":[\"2.0\",\"w\\u0031\"],\"status\":201},"
+        "{\"topic\":\"t.ev\",\"eventType\":\"b\",\"status\":202,\"schema\":\"schemas/commands.json#/$defs/"
+        "create\"},"
+        "{\"topic\":\"t.ev\",\"eventType\":\"b\",\"versions\":[\"*\"],\"status\":203}]}";
+    enum { UNKNOWN = -1, NO_RULE = -2, NOT_MEANT = -3 };
+    static const struct {
+        const char *type, *reply;
+        int rule;
+    } cases[] = {
+        {"a", "{\"ok\":true}", 0},
+        {"a", "{\"ok\":true,\"__version\":\"v1\"}", 0},
+        {"a", "{\"ok\":true,\"__version\":\"\\u00761\"}", 0},
+        {"a", "{\"ok\":true,\"__version\":\"1.0\"}", 0},
+        {"a", "{\"ok\":false,\"__version\":\"1.0\"}", NO_RULE},
+        {"a", "{\"ok\":false}", NO_RULE},
+        {"a", "{\"ok\":true,\"__version\":\"2.0\"}", 1},
+        {"a", "{\"__version\":\"2.0\"}", 1},
+        {"a", "{\"__version\":\"w1\"}", 1},
+        {"a", "{\"__version\":\"v1\",\"__version\":\"2.0\"}", 1}, /* of repeated members the last */
+        {"a", "{\"ok\":true,\"__version\":\"3.0\"}", UNKNOWN},
+        {"a", "{\"ok\":true,\"__version\":\"V1\"}", UNKNOWN},
+        {"a", "{\"ok\":true,\"__version\":\"v1 \"}", UNKNOWN},
+        {"a", "{\"ok\":true,\"__version\":\"*\"}", UNKNOWN},
+        {"a", "{\"ok\":true,\"__version\":\"\"}", UNKNOWN},
+        {"a", "{\"ok\":true,\"__version\":null}", UNKNOWN},
+        {"a", "{\"ok\":true,\"__version\":1.0}", UNKNOWN},
+        {"a", "{\"ok\":true,\"__version\":[\"v1\"]}", UNKNOWN},
+        {"b", "{}", 2},
+        {"b", "{\"__version\":\"1.0\"}", 2},
+        {"b", "{\"__version\":\"9\"}", 3},
+        {"b", "{\"__version\":null}", 3},
+        {"c", "{\"__version\":\"v1\"}", NOT_MEANT},
+        {"c", "{\"__version\":\"9\"}", NOT_MEANT},
+        {"b", "[]", 2},
+    };
+    struct err err = {0};
+    struct route_table *table = parse_one(text, &err);
+    if (!table)
+        fail_msg("%s", err.text);
+    const struct route *route = &table->routes[0];
+    struct json_doc reply = JSON_DOC_INIT;
+    struct buf scratch = BUF_INIT;
+    struct mapping_scope scope = {.reply = &reply};
+    assert_non_null(route->rules[2].schema);
+    assert_null(route->rules[3].schema);
+    for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++) {
+        bool expected;
+        assert_int_equal(json_parse(&reply, span_of(cases[i].reply), 100), ERR_OK);
+        const struct route_reply_rule *rule =
+            route_find_rule(route, 0, span_of(cases[i].type), &scope, &scratch, &expected);
+        bool known = route_knows_reply(route, 0, span_of(cases[i].type));
+        int got = rule ? (int)(rule - route->rules) : expected ? NO_RULE : known ? UNKNOWN : NOT_MEANT;
+        if (got != cases[i].rule || expected != (got >= 0 || got == NO_RULE))
+            fail_msg("%s %s: %d, expected %d", cases[i].type, cases[i].reply, got, cases[i].rule);
+    }
+    json_fini(&reply);
+    buf_fini(&scratch);
+    route_table_freep(&table);
+}
+
 int main(void)
 {
     const char *root = getenv("SYNCGATE_SOURCE_ROOT");
@@ -631,7 +723,7 @@ int main(void)
         cmocka_unit_test(test_load_errors),       cmocka_unit_test(test_body_references),
         cmocka_unit_test(test_matching),          cmocka_unit_test(test_duplicates),
         cmocka_unit_test(test_directory),         cmocka_unit_test(test_find_rule),
-        cmocka_unit_test(test_find_untyped_rule),
+        cmocka_unit_test(test_find_untyped_rule), cmocka_unit_test(test_versions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -371,13 +371,107 @@ static void test_texts_of_the_caller_are_escaped(void **state)
     json_fini(&reply);
 }
 
+/* ---- schemas of replies, for routes that ask for them ---- */
+
+#define BASE                   \
+    "\"correlationId\":\"" SUB \
+    "\",\"timestamp\":\"2025-08-16T10:00:00.000Z\",\"source\":{\"type\":\"backend\",\"id\":\"\"}"
+
+static void test_schemas_of_replies(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *pointer, *reply, *place; /* place NULL: valid */
+    } cases[] = {
+        {"bindResponse",
+         "{\"eventType\":\"" BIND "\"," BASE
+         ",\"__version\":\"v1\",\"success\":true,\"payload\":{\"deviceId\":\"d\","
+         "\"userId\":\"" SUB "\",\"boundAt\":\"2025-08-16T10:00:00.000Z\",\"more\":1}}",
+         NULL},
+        {"bindResponse",
+         "{\"eventType\":\"" BIND "\"," BASE ",\"success\":false,\"payload\":{\"deviceId\":\"d\"}}", NULL},
+        {"bindResponse",
+         "{\"eventType\":\"" BIND "\"," BASE
+         ",\"success\":false,\"error\":{\"code\":\"X\",\"message\":\"\",\"details\":{}},"
+         "\"payload\":{\"deviceId\":\"d\"}}",
+         NULL},
+        {"bindResponse", "{\"eventType\":\"" BIND "\"," BASE ",\"success\":true}", "body.payload"},
+        {"bindResponse", "{\"eventType\":\"" BIND "\"," BASE ",\"payload\":{\"deviceId\":\"d\"}}",
+         "body.success"},
+        {"bindResponse",
+         "{\"eventType\":\"" BIND "\"," BASE ",\"success\":\"true\",\"payload\":{\"deviceId\":\"d\"}}",
+         "body.success"},
+        {"bindResponse",
+         "{\"eventType\":\"" BIND "\"," BASE ",\"success\":true,\"payload\":{\"deviceId\":\"\"}}",
+         "body.payload.deviceId"},
+        {"bindResponse",
+         "{\"eventType\":\"" BIND "\"," BASE
+         ",\"success\":false,\"error\":{\"code\":\"X\"},\"payload\":{\"deviceId\":\"d\"}}",
+         "body.error.message"},
+        {"bindResponse",
+         "{\"eventType\":\"" BIND "\"," BASE
+         ",\"success\":true,\"payload\":{\"deviceId\":\"d\",\"boundAt\":\"yesterday\"}}",
+         "body.payload.boundAt"},
+        {"bindResponse",
+         "{\"eventType\":\"" UNBIND "\"," BASE ",\"success\":true,\"payload\":{\"deviceId\":\"d\"}}",
+         "body.eventType"},
+        {"unbindResponse",
+         "{\"eventType\":\"" UNBIND "\"," BASE ",\"success\":true,\"payload\":{\"deviceId\":\"d\"}}", NULL},
+        {"unbindResponse", "{\"eventType\":\"" UNBIND "\"," BASE ",\"success\":true,\"payload\":{}}",
+         "body.payload.deviceId"},
+        {"bound",
+         "{\"eventType\":\"device.bound\"," BASE ",\"payload\":{\"deviceId\":\"d\",\"userId\":\"" SUB
+         "\",\"boundAt\":\"2025-08-16T10:00:00.000Z\",\"boundBy\":\"user\"}}",
+         NULL},
+        {"bound",
+         "{\"eventType\":\"device.bound\"," BASE ",\"payload\":{\"deviceId\":\"d\",\"userId\":\"" SUB
+         "\",\"boundAt\":\"2025-08-16T10:00:00.000Z\",\"boundBy\":\"nobody\"}}",
+         "body.payload.boundBy"},
+        {"unbound",
+         "{\"eventType\":\"device.unbound\"," BASE
+         ",\"payload\":{\"deviceId\":\"d\",\"previousUserId\":\"" SUB
+         "\",\"unboundAt\":\"2025-08-16T10:00:00.000Z\",\"unboundBy\":\"system\",\"reason\":\"r\"}}",
+         NULL},
+        {"unbound",
+         "{\"eventType\":\"device.unbound\"," BASE
+         ",\"payload\":{\"deviceId\":\"d\",\"previousUserId\":\"unknown"
+         "\",\"unboundAt\":\"2025-08-16T10:00:00.000Z\",\"unboundBy\":\"system\"}}",
+         "body.payload.previousUserId"},
+        {"unbound", "[]", "body"},
+    };
+    const char *root = getenv("SYNCGATE_SOURCE_ROOT");
+    char path[512];
+    struct err err = {0};
+    snprintf(path, sizeof(path), "%s/routes/schemas/device-replies.json", root ? root : ".");
+    struct schema_set *set = schema_set_load(path, &err);
+    if (!set)
+        fail_msg("%s", err.text);
+    for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++) {
+        char pointer[64];
+        struct json_doc reply = JSON_DOC_INIT;
+        struct buf place = BUF_INIT;
+        snprintf(pointer, sizeof(pointer), "/$defs/%s", cases[i].pointer);
+        const struct schema *schema = schema_compile(set, pointer, &err);
+        if (!schema)
+            fail_msg("%s", err.text);
+        parse(&reply, cases[i].reply);
+        if (schema_valid(schema, &reply, json_root(&reply)) != !cases[i].place)
+            fail_msg("%s %s", cases[i].pointer, cases[i].reply);
+        schema_explain_place(schema, &reply, json_root(&reply), &place);
+        if (!span_eq(buf_span(&place), span_of(cases[i].place ? cases[i].place : "body")))
+            fail_msg("%s: %.*s", cases[i].reply, (int)place.len, place.ptr);
+        buf_fini(&place);
+        json_fini(&reply);
+    }
+    schema_set_freep(&set);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_commands),
-        cmocka_unit_test(test_bind_answers),
-        cmocka_unit_test(test_unbind_answers),
-        cmocka_unit_test(test_texts_of_the_caller_are_escaped),
+        cmocka_unit_test(test_commands),           cmocka_unit_test(test_bind_answers),
+        cmocka_unit_test(test_unbind_answers),     cmocka_unit_test(test_texts_of_the_caller_are_escaped),
+        cmocka_unit_test(test_schemas_of_replies),
     };
     return cmocka_run_group_tests(tests, load_routes, free_routes);
 }
