@@ -28,11 +28,11 @@ static void print_route(const struct route *route, const char *flag, const struc
     char timeout[16];
     snprintf(timeout, sizeof(timeout), "%ums", route->timeout_ms);
     column(route->method, 7);
-    column(route->path, 51);
+    column(route->path, 50);
     column(route->operation_id, 25);
     column(route->case_sensitive ? SPAN_LIT("exact") : SPAN_LIT("express"), 8);
     column(span_of(flag), 11);
-    column(route->command.event_type, 27);
+    column(route->command.event_type, 28);
     column(route->command.topic, 24);
     column(span_of(timeout), 8);
     for (size_t r = 0; r < route->rule_count; r++) { /* each type once */
@@ -53,11 +53,11 @@ static void print_routes(const struct app *app)
 {
     const struct route_table *routes = app->plan->routes;
     column(SPAN_LIT("METHOD"), 7);
-    column(SPAN_LIT("PATH"), 51);
+    column(SPAN_LIT("PATH"), 50);
     column(SPAN_LIT("OPERATION"), 25);
     column(SPAN_LIT("PATHMODE"), 8);
     column(SPAN_LIT("FLAG"), 11);
-    column(SPAN_LIT("COMMAND"), 27);
+    column(SPAN_LIT("COMMAND"), 28);
     column(SPAN_LIT("TOPIC"), 24);
     column(SPAN_LIT("TIMEOUT"), 8);
     printf("REPLIES\n");
