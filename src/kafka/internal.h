@@ -131,8 +131,6 @@ void kafka_producer_free_all(struct kafka *kafka);
 rd_kafka_t *kafka_producer_handle(struct kafka *kafka);
 /* embedded.c */
 enum err_code kafka_embedded_start(struct kafka *kafka, struct err *err);
-/* Makes a topic in the embedded broker, if there is one. Thread: watcher, or main before it runs. */
-void kafka_embedded_add_topic(struct kafka *kafka, const char *name);
 void kafka_embedded_stop(struct kafka *kafka);
 /* reader.c */
 void *kafka_reader_main(void *arg);
