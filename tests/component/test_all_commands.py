@@ -401,3 +401,38 @@ def test_topics_have_other_names(stoppable):
         service.on(subject, reply)
         check_answer(gateway.call("DELETE", f"/api/organizations/{subject}", None, bearer()), 204, None)
         assert service.wait_command(subject).topic == "org.in"
+
+
+def test_the_worked_example_of_the_docs_works(stoppable, tmp_path):
+    """docs/routes.md, "Adding a command": its files as they stand there, added to those that are shipped."""
+    with open(os.path.join(ROOT, "docs", "routes.md"), encoding="utf-8") as file:
+        section = file.read().split("## Adding a command")[1].split("\n## ")[0]
+    paths, schemas, command_schema, route, message = [
+        json.loads(block.split("```")[0].replace("2c9d...", ID).replace("5e0c...", USER))
+        for block in section.split("```json\n")[1:]]
+    folder = copy_routes(lambda route: None)
+    with open(os.path.join(ROOT, "openapi", "openapi.json"), encoding="utf-8") as file:
+        openapi = json.load(file)
+    openapi["paths"].update(paths)
+    openapi["components"]["schemas"].update(schemas)
+    for name, content in ((tmp_path / "openapi.json", openapi), (os.path.join(folder, "set-light.json"), route),
+                          (os.path.join(folder, "schemas", "room-commands.json"), command_schema)):
+        with open(name, "w", encoding="utf-8") as file:
+            json.dump(content, file)
+    gateway = stoppable(Gateway(folder, KAFKA_BROKERS="embedded", FEATURE_KAFKA_EVENTS="only",
+                                SYNCGATE_OPENAPI=tmp_path / "openapi.json"))
+    with Service(gateway.bootstrap(), topics=("room.commands",)) as service:
+        def reply(status, body, **value):
+            service.on("12", lambda service, command: service.send(
+                {"eventType": "room.response.light", "correlationId": command.id, "timestamp": 1756714530455, **value},
+                topic="room.replies"))
+            check_answer(gateway.call("PUT", "/api/rooms/12/light", {"level": 40}, bearer()), status, body)
+
+        reply(200, {"room": "12", "level": 40, "at": AT}, success=True, payload={"level": 40})
+        reply(404, {"message": "There is no room 12"}, success=False, error={"code": "NO_SUCH_ROOM"})
+        reply(400, {"message": "broken"}, success=False, error={"code": "X", "message": "broken"})
+        command = service.wait_command("12")
+        expected = {**message, "correlationId": command.id, "timestamp": command.value["timestamp"]}
+        assert command.value == expected and list(command.value) == list(expected)
+        assert gateway.call("PUT", "/api/rooms/12/light", {"level": 101}, bearer()).status == 400
+        assert gateway.call("PUT", "/api/rooms/attic/light", {"level": 4}, bearer()).status == 501
