@@ -28,7 +28,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILD = os.environ.get("TEST_BUILD", os.path.join(ROOT, "build"))
 SECRET = "a-secret-of-the-bench-0123456789abcdef"
 USER = "5e0c6a1d-2b7f-4c39-9a64-8d1f3b20c7e5"
-TOPICS = ("device.commands.v1", "device.commands.responses.v1", "device.events.v1")
+# All that the routes need: with `only` the gateway is not ready without them.
+TOPICS = tuple(f"{family}.{kind}.v1" for family in ("device", "user", "organization", "certificate")
+               for kind in ("commands", "commands.responses", "events"))
 CONNECTIONS = (1, 64, 512)
 # Device numbers: each kind of load has its own.
 RAW_DEVICES, PARKED_DEVICES, ALL_DEVICES = 1001, 10001, 30000

@@ -60,24 +60,31 @@ static const struct app_override *find_override(const struct app *app, struct sp
     return NULL;
 }
 
-/* Every flag must name a route. */
+static bool names_one(const struct route *routes, size_t count, const char *operation, struct buf *name)
+{
+    for (size_t i = 0; i < count; i++) {
+        buf_clear(name);
+        config_operation_name(routes[i].operation_id, name);
+        if (span_eq(buf_span(name), span_of(operation)))
+            return true;
+    }
+    return false;
+}
+
+/* Every flag must name a route that is enabled. */
 static enum err_code check_names(const struct route_table *routes, const struct config_feature *features,
                                  size_t count, const char *file, struct err *err)
 {
     struct buf name = BUF_INIT;
     enum err_code code = ERR_OK;
     for (size_t f = 0; code == ERR_OK && f < count; f++) {
-        bool found = false;
-        for (size_t i = 0; i < routes->count && !found; i++) {
-            buf_clear(&name);
-            config_operation_name(routes->routes[i].operation_id, &name);
-            found = span_eq(buf_span(&name), span_of(features[f].operation));
-        }
-        if (!found)
-            code = err_set(
-                err, ERR_CONFIG,
-                "%.200s%sFEATURE_KAFKA_EVENTS_%s: no route has this operationId (see syncgate routes)",
-                file ? file : "", file ? ": " : "", features[f].operation);
+        const char *operation = features[f].operation;
+        if (names_one(routes->routes, routes->count, operation, &name))
+            continue;
+        bool disabled = names_one(routes->disabled, routes->disabled_count, operation, &name);
+        code = err_set(err, ERR_CONFIG, "%.200s%sFEATURE_KAFKA_EVENTS_%s: %s (see syncgate routes)",
+                       file ? file : "", file ? ": " : "", operation,
+                       disabled ? "the route is disabled in its file" : "no route has this operationId");
     }
     buf_fini(&name);
     return code;

@@ -131,10 +131,29 @@ struct auth_keys *app_load_keys(const struct config *config, struct err *err)
 
 /* ---- all of it ---- */
 
+/* The routes, with the topics' names of this installation. Returns owned, or NULL with *err. */
+static struct route_table *load_routes(const struct config *config, struct err *err)
+{
+    const char *rest = config->topic_names;
+    size_t count = 0, most = 1;
+    for (const char *at = rest; at && *at; at++)
+        most += *at == ',';
+    struct route_topic_name *names = calloc(most, sizeof(*names));
+    if (!names) {
+        err_set(err, ERR_NO_MEMORY, "out of memory");
+        return NULL;
+    }
+    while (count < most && config_next_topic_name(&rest, &names[count].from, &names[count].to))
+        count++;
+    struct route_table *routes = route_table_load_renamed(config->routes, config->openapi, names, count, err);
+    free(names);
+    return routes;
+}
+
 struct exchange_plan *app_make_plan(struct app *app, struct config *config, struct err *err)
 {
     struct exchange_plan *plan = NULL;
-    struct route_table *routes = route_table_load(config->routes, config->openapi, err);
+    struct route_table *routes = load_routes(config, err);
     struct path_flag *flags = routes ? calloc(routes->count + 1, sizeof(*flags)) : NULL;
     if (routes && !flags)
         err_set(err, ERR_NO_MEMORY, "out of memory");

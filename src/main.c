@@ -23,46 +23,59 @@ static void column(struct span text, int width)
     printf("%-*.*s ", width, (int)text.len, text.ptr);
 }
 
+static void print_route(const struct route *route, const char *flag, const struct span *reply_topics)
+{
+    char timeout[16];
+    snprintf(timeout, sizeof(timeout), "%ums", route->timeout_ms);
+    column(route->method, 7);
+    column(route->path, 50);
+    column(route->operation_id, 25);
+    column(route->case_sensitive ? SPAN_LIT("exact") : SPAN_LIT("express"), 8);
+    column(span_of(flag), 11);
+    column(route->command.event_type, 28);
+    column(route->command.topic, 24);
+    column(span_of(timeout), 8);
+    for (size_t r = 0; r < route->rule_count; r++) { /* each type once */
+        const struct route_reply_rule *rule = &route->rules[r];
+        struct span topic = reply_topics[rule->topic];
+        bool seen = false;
+        for (size_t before = 0; before < r; before++)
+            seen |= route->rules[before].topic == rule->topic &&
+                    route->rules[before].untyped == rule->untyped &&
+                    span_eq(route->rules[before].event_type, rule->event_type);
+        struct span type = rule->untyped          ? SPAN_LIT("-")
+                           : rule->event_type.ptr ? rule->event_type
+                                                  : SPAN_LIT("*");
+        if (!seen)
+            printf("%s%.*s@%.*s", r ? "," : "", (int)type.len, type.ptr, (int)topic.len, topic.ptr);
+    }
+    printf("\n");
+}
+
 static void print_routes(const struct app *app)
 {
+    const struct route_table *routes = app->plan->routes;
     column(SPAN_LIT("METHOD"), 7);
-    column(SPAN_LIT("PATH"), 32);
-    column(SPAN_LIT("OPERATION"), 18);
+    column(SPAN_LIT("PATH"), 50);
+    column(SPAN_LIT("OPERATION"), 25);
     column(SPAN_LIT("PATHMODE"), 8);
     column(SPAN_LIT("FLAG"), 11);
-    column(SPAN_LIT("COMMAND"), 24);
-    column(SPAN_LIT("TOPIC"), 22);
+    column(SPAN_LIT("COMMAND"), 28);
+    column(SPAN_LIT("TOPIC"), 24);
     column(SPAN_LIT("TIMEOUT"), 8);
     printf("REPLIES\n");
-    for (size_t i = 0; i < app->plan->routes->count; i++) {
-        const struct route *route = &app->plan->routes->routes[i];
-        char timeout[16], flag[PATH_FLAG_TEXT_LEN + 1];
+    for (size_t i = 0; i < routes->count; i++) {
+        char flag[PATH_FLAG_TEXT_LEN + 1];
         struct path_flag value = exchange_route_flag(&app->plan->states[i]);
         path_flag_format(&value, flag);
-        snprintf(timeout, sizeof(timeout), "%ums", route->timeout_ms);
-        column(route->method, 7);
-        column(route->path, 32);
-        column(route->operation_id, 18);
-        column(route->case_sensitive ? SPAN_LIT("exact") : SPAN_LIT("express"), 8);
-        column(span_of(flag), 11);
-        column(route->command.event_type, 24);
-        column(route->command.topic, 22);
-        column(span_of(timeout), 8);
-        for (size_t r = 0; r < route->rule_count; r++) { /* each type once */
-            const struct route_reply_rule *rule = &route->rules[r];
-            bool seen = false;
-            for (size_t before = 0; before < r; before++)
-                seen |= route->rules[before].topic == rule->topic &&
-                        route->rules[before].untyped == rule->untyped &&
-                        span_eq(route->rules[before].event_type, rule->event_type);
-            const char *kind = rule->untyped ? "-" : rule->event_type.ptr ? "" : "*";
-            if (!seen)
-                printf("%s%.*s%s@%s", r ? "," : "", (int)rule->event_type.len,
-                       rule->event_type.ptr ? rule->event_type.ptr : "", kind,
-                       app->plan->reply_topic_names[rule->topic]);
-        }
-        printf("\n");
+        print_route(&routes->routes[i], flag, routes->reply_topics);
     }
+    for (size_t i = 0; i < routes->disabled_count; i++)
+        print_route(&routes->disabled[i], "disabled", routes->disabled_topics);
+    for (size_t i = 0; i < routes->disabled_count; i++)
+        printf("%s%.*s is disabled: %.*s\n", i ? "" : "\n", (int)routes->disabled[i].operation_id.len,
+               routes->disabled[i].operation_id.ptr, (int)routes->disabled[i].disabled_because.len,
+               routes->disabled[i].disabled_because.ptr);
 }
 
 /* Takes config. */

@@ -51,6 +51,7 @@ struct config {
     char *admin_tokens; /* secret; optional: name:token, ... */
     char *routes;
     char *openapi;
+    char *topic_names; /* optional: from=to, ... */
     enum config_env env;
     uint32_t loops; /* 0: as many as there are cores */
     enum log_level log_level;
@@ -133,6 +134,10 @@ bool config_trusts(const struct config *config, const struct sockaddr *peer);
 /* Walks over SYNCGATE_ADMIN_TOKENS: *rest begins at config->admin_tokens (NULL is fine). False at the end. An entry may be wrong
  * (an empty name or token) only before config_load() has checked them. */
 bool config_next_admin_token(const char **rest, struct span *ret_name, struct span *ret_token);
+
+/* Walks over SYNCGATE_TOPIC_NAMES: *rest begins at config->topic_names (NULL is fine). False at the end. After config_load() no
+ * name is empty, and no topic is renamed twice. */
+bool config_next_topic_name(const char **rest, struct span *ret_from, struct span *ret_to);
 
 /* The operationId as FEATURE_KAFKA_EVENTS_<OPERATION> and feature.operations spell it: bindDeviceQr ->
  * BIND_DEVICE_QR, getURLList -> GET_URL_LIST; what is neither letter nor digit becomes '_'. Appends to `out`.

@@ -85,7 +85,8 @@ struct route {
     size_t rule_count;
     struct route_field_match *field_matches; /* count 0: off */
     size_t field_match_count;
-    const char *file; /* for messages */
+    struct span disabled_because; /* ptr NULL: enabled */
+    const char *file;             /* for messages */
 };
 
 struct route_table {
@@ -93,6 +94,12 @@ struct route_table {
     size_t count;
     struct span *reply_topics; /* distinct names over all routes */
     size_t reply_topic_count;
+    /* Routes with "enabled": false. They are as complete as the others, but nothing is matched with them and nobody
+     * needs their topics: their `index` is the place in this list, and their reply topics are in a list of their own. */
+    struct route *disabled;
+    size_t disabled_count;
+    struct span *disabled_topics;
+    size_t disabled_topic_count;
     /* private parts follow in route_table_impl */
 };
 
@@ -107,6 +114,15 @@ struct route_match {
 /* Loads every *.json of `dir` (sorted by name; sub-directories are not routes), with the OpenAPI document at `openapi_path`
  * and envelopes and schemas relative to `dir`. Returns owned, or NULL with *err filled. Thread: any, at start. */
 struct route_table *route_table_load(const char *dir, const char *openapi_path, struct err *err);
+/* A topic of the route files, and what it is called in this installation. */
+struct route_topic_name {
+    struct span from, to;
+};
+/* The same; each topic that stands in `names` gets its other name as it is read, once. A name that no route file uses is
+ * an error. */
+struct route_table *route_table_load_renamed(const char *dir, const char *openapi_path,
+                                             const struct route_topic_name *names, size_t name_count,
+                                             struct err *err);
 /* The same for route files in memory; `dir` still is where envelopes and schemas are. The texts are borrowed only during
  * the call. */
 struct route_source {

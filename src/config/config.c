@@ -296,9 +296,62 @@ static enum err_code check_admin_tokens(struct loader *loader)
     return ERR_OK;
 }
 
+bool config_next_topic_name(const char **rest, struct span *ret_from, struct span *ret_to)
+{
+    const char *at = *rest;
+    if (!at)
+        return false;
+    size_t len = strcspn(at, ",");
+    struct span pair = {at, len};
+    const char *equals = memchr(pair.ptr, '=', pair.len);
+    *ret_from = span_trim((struct span){pair.ptr, equals ? (size_t)(equals - pair.ptr) : pair.len});
+    *ret_to = equals ? span_trim((struct span){equals + 1, (size_t)(pair.ptr + pair.len - equals - 1)})
+                     : (struct span){NULL, 0};
+    *rest = at[len] ? at + len + 1 : NULL;
+    return true;
+}
+
+static bool is_topic_name(struct span name)
+{
+    bool ok =
+        name.len > 0 && name.len <= 249 && !span_eq(name, SPAN_LIT(".")) && !span_eq(name, SPAN_LIT(".."));
+    for (size_t i = 0; i < name.len; i++)
+        ok &= isalnum((unsigned char)name.ptr[i]) || (name.ptr[i] && strchr("._-", name.ptr[i]));
+    return ok;
+}
+
+/* Whether `from` is renamed by one of the first `count` pairs. */
+static bool is_renamed_before(const struct config *config, struct span from, unsigned count)
+{
+    const char *rest = config->topic_names;
+    struct span other, to;
+    for (unsigned i = 0; i < count && config_next_topic_name(&rest, &other, &to); i++)
+        if (span_eq(from, other))
+            return true;
+    return false;
+}
+
+static enum err_code check_topic_names(struct loader *loader)
+{
+    const char *rest = loader->config->topic_names, *place = place_of(loader, "SYNCGATE_TOPIC_NAMES");
+    struct span from, to;
+    for (unsigned number = 1; config_next_topic_name(&rest, &from, &to); number++) {
+        if (!is_topic_name(from) || !is_topic_name(to))
+            return err_set(
+                loader->err, ERR_CONFIG,
+                "%s: pair %u: expected from=to, both the name of a Kafka topic: letters, digits, '.', "
+                "'_', '-', at most 249",
+                place, number);
+        if (is_renamed_before(loader->config, from, number - 1))
+            return err_set(loader->err, ERR_CONFIG, "%s: pair %u: the topic \"%.*s\" is renamed twice", place,
+                           number, (int)from.len, from.ptr);
+    }
+    return ERR_OK;
+}
+
 static enum err_code check_together(struct loader *loader)
 {
-    if (check_admin_tokens(loader) != ERR_OK)
+    if (check_admin_tokens(loader) != ERR_OK || check_topic_names(loader) != ERR_OK)
         return ERR_CONFIG;
     const struct config *config = loader->config;
     static const char *const names[] = {"AUTH_JWKS", "AUTH_HS256_SECRET", "AUTH_PUBLIC_KEY"};

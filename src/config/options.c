@@ -31,6 +31,8 @@ const struct option options[] = {
     TEXT_OPTION("SYNCGATE_ROUTES", "routes", OPTION_STRING, routes, "routes/", true, "Folder of route files."),
     TEXT_OPTION("SYNCGATE_OPENAPI", "openapi", OPTION_STRING, openapi, "openapi/openapi.json", true,
         "OpenAPI document that the route files refer to."),
+    TEXT_OPTION("SYNCGATE_TOPIC_NAMES", "topicNames", OPTION_STRING, topic_names, NULL, true,
+        "What topics of the route files are called here: `from=to` pairs, separated by commas. Applied once, as the files are read. Each `from` must stand in a route file."),
     OPTION(NULL, "SYNCGATE_ENV", "env", OPTION_CHOICE, env, "development", 0, 0, "development|production|test", false, false,
      "In production the embedded broker is refused."),
     NUMBER_OPTION("SYNCGATE_LOOPS", "loops", OPTION_UINT, loops, "0", 0, 64, false, "Event loops (worker threads); 0: one per core."),

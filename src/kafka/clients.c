@@ -184,8 +184,10 @@ static enum err_code configure(struct kafka *kafka, rd_kafka_conf_t *conf, rd_ka
         return ERR_CONFIG;
     if (!producer && set_all(conf, consumer_defaults, SG_ARRAY_LEN(consumer_defaults), err) != ERR_OK)
         return ERR_CONFIG;
-    /* The mock broker answers an empty fetch only after the whole wait. */
-    if (!producer && settings->embedded && set_one(conf, "fetch.wait.max.ms", "2", err) != ERR_OK)
+    /* The mock broker answers an empty fetch only after the whole wait, and makes the topics that it is asked for. */
+    if (!producer && settings->embedded &&
+        (set_one(conf, "fetch.wait.max.ms", "2", err) != ERR_OK ||
+         set_one(conf, "allow.auto.create.topics", "true", err) != ERR_OK))
         return ERR_CONFIG;
     for (size_t i = 0; i < settings->property_count; i++)
         if (set_one(conf, settings->properties[i].name, settings->properties[i].value, err) != ERR_OK)

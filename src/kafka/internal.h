@@ -141,8 +141,6 @@ void kafka_forward_done(struct kafka *kafka, const rd_kafka_message_t *message);
 enum err_code kafka_translate_produce(rd_kafka_resp_err_t code);
 /* embedded.c */
 enum err_code kafka_embedded_start(struct kafka *kafka, struct err *err);
-/* Makes a topic in the embedded broker, if there is one. Thread: watcher, or main before it runs. */
-void kafka_embedded_add_topic(struct kafka *kafka, const char *name);
 void kafka_embedded_stop(struct kafka *kafka);
 /* reader.c */
 void *kafka_reader_main(void *arg);

@@ -221,8 +221,6 @@ bool kafka_producer_learn(struct kafka *kafka, int timeout_ms)
     for (uint32_t i = 0; i < count && !atomic_load(&kafka->stopping); i++) {
         if (kafka_command_topic_is_ready(kafka, i))
             continue;
-        if (!kafka->producer->topics[i])
-            kafka_embedded_add_topic(kafka, kafka->command_topics.names[i]);
         rd_kafka_resp_err_t code = open_topic(kafka, kafka->producer, i);
         if (code == RD_KAFKA_RESP_ERR_NO_ERROR && !ask(kafka, i, timeout_ms, &code))
             return false; /* nobody answers: the others would only wait as long */

@@ -84,10 +84,8 @@ static bool look_for(struct kafka *kafka, uint32_t index)
 {
     const struct rd_kafka_metadata *metadata;
     struct kafka_topic_state *topic = &kafka->topics[index];
-    if (!topic->name) {
+    if (!topic->name)
         topic->name = kafka->reply_topics.names[index];
-        kafka_embedded_add_topic(kafka, topic->name);
-    }
     rd_kafka_topic_t *handle = rd_kafka_topic_new(kafka->consumer, topic->name, NULL);
     if (!handle)
         return false;

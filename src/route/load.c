@@ -157,12 +157,18 @@ static bool same_targets(const struct route *a, const struct route *b)
     return true;
 }
 
+static const struct route *nth_route(const struct route_table *table, size_t n)
+{
+    return n < table->count ? &table->routes[n] : &table->disabled[n - table->count];
+}
+
+/* Also with disabled routes, so that enabling one brings no new mistake to light. */
 static bool check_pairs(struct route_loader *loader)
 {
     const struct route_table *table = &loader->table->pub;
-    for (size_t i = 1; i < table->count; i++)
+    for (size_t i = 1; i < table->count + table->disabled_count; i++)
         for (size_t j = 0; j < i; j++) {
-            const struct route *a = &table->routes[j], *b = &table->routes[i];
+            const struct route *a = nth_route(table, j), *b = nth_route(table, i);
             if (span_eq(a->operation_id, b->operation_id)) {
                 err_set(loader->err, ERR_CONFIG, "%s: $.operationId: \"%s\" is already the route of %s",
                         b->file, b->operation_id.ptr, a->file);
@@ -193,33 +199,61 @@ static bool load_routes(struct route_loader *loader, const struct route_source *
 {
     struct route_table *table = &loader->table->pub;
     table->routes = calloc(count + 1, sizeof(*table->routes));
-    if (!table->routes)
+    table->disabled = calloc(count + 1, sizeof(*table->disabled));
+    if (!table->routes || !table->disabled)
         return no_memory(loader);
     for (size_t i = 0; i < count; i++) {
         struct route *route = &table->routes[table->count];
         route->index = (uint32_t)table->count++;
         if (!route_parse(loader, &sources[i], route))
             return false;
+        if (!route->disabled_because.ptr)
+            continue;
+        struct route *disabled = &table->disabled[table->disabled_count];
+        *disabled = *route;
+        disabled->index = (uint32_t)table->disabled_count++;
+        *route = (struct route){0};
+        table->count--;
     }
     return check_pairs(loader) && (matcher_build(&loader->table->matcher, table) || no_memory(loader));
+}
+
+static bool check_topic_names(struct route_loader *loader)
+{
+    for (size_t i = 0; i < loader->topic_name_count; i++)
+        if (!loader->topic_name_used[i]) {
+            struct span from = loader->topic_names[i].from;
+            err_set(loader->err, ERR_CONFIG,
+                    "SYNCGATE_TOPIC_NAMES: no route file of %s uses the topic \"%.*s\"", loader->dir,
+                    (int)from.len, from.ptr);
+            return false;
+        }
+    return true;
+}
+
+static struct route_table *parse_table(const struct route_source *sources, size_t count,
+                                       struct route_loader *loader)
+{
+    loader->table = calloc(1, sizeof(*loader->table));
+    loader->topic_name_used = calloc(loader->topic_name_count + 1, sizeof(*loader->topic_name_used));
+    bool ok = loader->table && loader->topic_name_used
+                  ? load_openapi(loader) && load_routes(loader, sources, count) && check_topic_names(loader)
+                  : no_memory(loader);
+    free(loader->topic_name_used);
+    buf_fini(&loader->openapi_text);
+    json_fini(&loader->openapi_doc);
+    struct route_table *table = (struct route_table *)loader->table;
+    if (!ok)
+        route_table_freep(&table);
+    return table;
 }
 
 struct route_table *route_table_parse(const struct route_source *sources, size_t count, const char *dir,
                                       const char *openapi_path, struct err *err)
 {
     struct err unused;
-    struct route_loader loader = {.table = calloc(1, sizeof(*loader.table)),
-                                  .dir = dir,
-                                  .openapi_path = openapi_path,
-                                  .err = err ? err : &unused};
-    bool ok =
-        loader.table ? load_openapi(&loader) && load_routes(&loader, sources, count) : no_memory(&loader);
-    buf_fini(&loader.openapi_text);
-    json_fini(&loader.openapi_doc);
-    struct route_table *table = (struct route_table *)loader.table;
-    if (!ok)
-        route_table_freep(&table);
-    return table;
+    struct route_loader loader = {.dir = dir, .openapi_path = openapi_path, .err = err ? err : &unused};
+    return parse_table(sources, count, &loader);
 }
 
 void route_table_freep(struct route_table **table_ptr)
@@ -230,6 +264,8 @@ void route_table_freep(struct route_table **table_ptr)
     *table_ptr = NULL;
     for (size_t i = 0; i < table->pub.count; i++)
         route_fini(&table->pub.routes[i]);
+    for (size_t i = 0; i < table->pub.disabled_count; i++)
+        route_fini(&table->pub.disabled[i]);
     for (size_t i = 0; i < table->envelope_count; i++)
         mapping_template_freep(&table->envelopes[i].tmpl);
     for (size_t i = 0; i < table->schema_file_count; i++)
@@ -240,6 +276,8 @@ void route_table_freep(struct route_table **table_ptr)
     free(table->schema_files);
     free(table->pub.reply_topics);
     free(table->pub.routes);
+    free(table->pub.disabled_topics);
+    free(table->pub.disabled);
     arena_fini(&table->arena);
     free(table);
 }
@@ -300,8 +338,19 @@ static void files_fini(struct files *files)
 
 struct route_table *route_table_load(const char *dir, const char *openapi_path, struct err *err)
 {
+    return route_table_load_renamed(dir, openapi_path, NULL, 0, err);
+}
+
+struct route_table *route_table_load_renamed(const char *dir, const char *openapi_path,
+                                             const struct route_topic_name *names, size_t name_count,
+                                             struct err *err)
+{
     struct err unused;
-    struct route_loader loader = {.dir = dir, .err = err ? err : &unused};
+    struct route_loader loader = {.dir = dir,
+                                  .openapi_path = openapi_path,
+                                  .topic_names = names,
+                                  .topic_name_count = name_count,
+                                  .err = err ? err : &unused};
     struct files files = {0};
     struct dirent **entries = NULL;
     struct route_table *table = NULL;
@@ -309,7 +358,7 @@ struct route_table *route_table_load(const char *dir, const char *openapi_path, 
     if (entry_count < 0)
         fail(&loader, dir, strerror(errno));
     else if (read_files(&loader, entries, entry_count, &files))
-        table = route_table_parse(files.sources, files.count, dir, openapi_path, err);
+        table = parse_table(files.sources, files.count, &loader);
     files_fini(&files);
     for (int i = 0; i < entry_count; i++)
         free(entries[i]);

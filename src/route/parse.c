@@ -9,7 +9,6 @@
 #define TIMEOUT_MIN_MS     100
 #define TIMEOUT_MAX_MS     600000
 #define TIMEOUT_DEFAULT_MS 30000
-#define TOPIC_LEN_MAX      249 /* Kafka's own limit */
 
 struct parser {
     struct reader r;
@@ -298,21 +297,40 @@ static bool parse_request(struct parser *p, const struct json_node *root)
 
 /* ---- command ---- */
 
+static bool is_topic_name(struct span name)
+{
+    bool ok = name.len > 0 && name.len <= ROUTE_TOPIC_MAX && !span_eq(name, SPAN_LIT(".")) &&
+              !span_eq(name, SPAN_LIT(".."));
+    for (size_t i = 0; i < name.len; i++) {
+        char c = name.ptr[i], lower = (char)(c | 0x20);
+        ok &= (lower >= 'a' && lower <= 'z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+    }
+    return ok;
+}
+
+/* What the topic is called here; false without memory. */
+static bool rename_topic(struct parser *p, struct span *topic)
+{
+    const struct route_loader *loader = p->loader;
+    for (size_t i = 0; i < loader->topic_name_count; i++) {
+        if (!span_eq(loader->topic_names[i].from, *topic))
+            continue;
+        loader->topic_name_used[i] = true;
+        *topic = arena_copy(p->r.arena, loader->topic_names[i].to);
+        return topic->ptr != NULL || reader_no_memory(&p->r);
+    }
+    return true;
+}
+
 static bool parse_topic(struct parser *p, const struct json_node *object, struct span *ret_topic)
 {
     if (!reader_string(&p->r, object, "topic", true, ret_topic))
         return false;
-    bool ok = ret_topic->len <= TOPIC_LEN_MAX && !span_eq(*ret_topic, SPAN_LIT(".")) &&
-              !span_eq(*ret_topic, SPAN_LIT(".."));
-    for (size_t i = 0; i < ret_topic->len; i++) {
-        char c = ret_topic->ptr[i], lower = (char)(c | 0x20);
-        ok &= (lower >= 'a' && lower <= 'z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
-    }
-    if (ok)
-        return true;
+    if (is_topic_name(*ret_topic))
+        return rename_topic(p, ret_topic);
     size_t mark = reader_enter(&p->r, "topic");
     reader_fail(&p->r, "expected a Kafka topic name: letters, digits, '.', '_', '-', at most %d",
-                TOPIC_LEN_MAX);
+                ROUTE_TOPIC_MAX);
     reader_leave(&p->r, mark);
     return false;
 }
@@ -368,15 +386,18 @@ static bool intern_topic(struct parser *p, struct span name, uint32_t *ret_topic
 {
     struct route_table *table = &p->loader->table->pub;
     struct route *route = p->route;
+    bool disabled = route->disabled_because.ptr != NULL;
+    struct span **list = disabled ? &table->disabled_topics : &table->reply_topics;
+    size_t *count = disabled ? &table->disabled_topic_count : &table->reply_topic_count;
     uint32_t topic = 0;
-    while (topic < table->reply_topic_count && !span_eq(table->reply_topics[topic], name))
+    while (topic < *count && !span_eq((*list)[topic], name))
         topic++;
-    if (topic == table->reply_topic_count) {
-        struct span *topics = realloc(table->reply_topics, (topic + 1) * sizeof(*topics));
+    if (topic == *count) {
+        struct span *topics = realloc(*list, (topic + 1) * sizeof(*topics));
         if (!topics)
             return reader_no_memory(&p->r);
-        table->reply_topics = topics;
-        topics[table->reply_topic_count++] = name;
+        *list = topics;
+        topics[(*count)++] = name;
     }
     *ret_topic = topic;
     for (size_t i = 0; i < route->reply_topic_count; i++)
@@ -613,17 +634,35 @@ static bool parse_field_matches(struct parser *p, const struct json_node *root)
 
 /* ---- the file ---- */
 
+/* A reason is needed to disable a route, and may stay in the file when the route is enabled. */
+static bool parse_enabled(struct parser *p, const struct json_node *root)
+{
+    bool enabled = true;
+    struct span because = {NULL, 0};
+    if (!reader_bool(&p->r, root, "enabled", &enabled) ||
+        !reader_string(&p->r, root, "disabledBecause", false, &because))
+        return false;
+    if (because.ptr && !reader_get(&p->r, root, "enabled"))
+        return reader_fail(&p->r, "\"disabledBecause\" needs the key \"enabled\"");
+    if (!enabled && !because.ptr)
+        return reader_fail(&p->r, "\"enabled\": false needs the key \"disabledBecause\"");
+    if (!enabled)
+        p->route->disabled_because = because;
+    return true;
+}
+
 static bool parse_root(struct parser *p, const struct json_node *root)
 {
-    static const char *const keys[] = {
-        "operationId", "description", "method",  "path",    "pathMode",       "auth",     "request",
-        "timeoutMs",   "maxInFlight", "command", "replies", "finishByFields", "versions", NULL};
+    static const char *const keys[] = {"operationId", "description",    "enabled",     "disabledBecause",
+                                       "method",      "path",           "pathMode",    "auth",
+                                       "request",     "timeoutMs",      "maxInFlight", "command",
+                                       "replies",     "finishByFields", "versions",    NULL};
     struct route *route = p->route;
     struct span description;
     route->timeout_ms = TIMEOUT_DEFAULT_MS;
     return reader_keys(&p->r, root, keys) &&
            reader_string(&p->r, root, "operationId", true, &route->operation_id) &&
-           reader_string(&p->r, root, "description", false, &description) &&
+           reader_string(&p->r, root, "description", false, &description) && parse_enabled(p, root) &&
            reader_string(&p->r, root, "method", true, &route->method) && parse_path(p, root) &&
            check_operation(p) && parse_auth(p, root) && parse_request(p, root) &&
            reader_uint(&p->r, root, "timeoutMs", TIMEOUT_MIN_MS, TIMEOUT_MAX_MS, &route->timeout_ms) &&

@@ -9,6 +9,7 @@
 #define ROUTE_SEGMENTS_MAX 32
 #define ROUTE_FILE_MAX     ((size_t)1 << 20)
 #define ROUTE_NODES_MAX    (1u << 20)
+#define ROUTE_TOPIC_MAX    249 /* bytes of a topic's name: Kafka's own limit */
 
 /* ---- memory that lives as long as the table ---- */
 
@@ -94,6 +95,9 @@ struct route_loader {
     struct route_table_impl *table;
     const char *dir;
     const char *openapi_path;
+    const struct route_topic_name *topic_names;
+    bool *topic_name_used; /* as topic_names */
+    size_t topic_name_count;
     struct buf openapi_text;
     struct json_doc openapi_doc;
     struct err *err;

@@ -59,6 +59,23 @@ def test_routes_prints_a_table():
         assert words in out, out
 
 
+def test_routes_tells_why_a_route_is_disabled():
+    _, out, _ = run("routes")
+    [line] = [line for line in out.splitlines() if "/api/users " in line]
+    assert "disabled" in line.split() and "user.command.create" in line and "user.created@user.events.v1" in line
+    assert "createUser is disabled: user.command.create has no field for" in out
+
+
+def test_topics_have_the_names_of_the_installation():
+    names = "device.commands.v1=mine.in,device.events.v1=mine.out"
+    status, out, err = run("routes", SYNCGATE_TOPIC_NAMES=names)
+    assert status == 0, err
+    assert " mine.in " in out and "device.bound@mine.out" in out
+    assert "device.commands.v1" not in out and "device.events.v1" not in out
+    status, _, err = run("check", SYNCGATE_TOPIC_NAMES=names + ",no.such=x")
+    assert status == 1 and 'uses the topic "no.such"' in err
+
+
 def broken_routes(change=None, text=None):
     folder = copy_routes(change or (lambda route: None))
     if text is not None:
@@ -103,6 +120,8 @@ def test_check_names_a_broken_route_file(change, text, words):
     ({"AUTH_ALGORITHMS": "none"}, "AUTH_ALGORITHMS"),
     ({"SYNCGATE_ENV": "production"}, "embedded"),
     ({"SYNCGATE_ROUTES": "/nonexistent"}, "/nonexistent"),
+    ({"SYNCGATE_TOPIC_NAMES": "device.command.v1=mine"}, "SYNCGATE_TOPIC_NAMES: no route file"),
+    ({"FEATURE_KAFKA_EVENTS_CREATE_USER": "true"}, "CREATE_USER: the route is disabled in its file"),
     ({"KAFKA_MESSAGE_TIMEOUT": "60s"}, "KAFKA_MESSAGE_TIMEOUT"),
     ({"SYNCGATE_BODY_MEMORY": "99KiB"}, "SYNCGATE_BODY_LIMIT"),
 ])

@@ -330,6 +330,21 @@ def test_a_reload_brings_new_topics(start, tmp_path, device_id):
     assert statuses == [200] * 5
 
 
+def test_a_reload_renames_topics_and_enables_routes(start, config, tmp_path, device_id):
+    routes = os.path.join(tmp_path, "routes")
+    shutil.copytree(copy_routes(lambda route: None), routes)
+    gateway = start(config(), routes=routes)
+    assert gateway.flag("GET", "/admin/flags/createUser").status == 404, "a disabled route has no flag"
+    config(topicNames="device.commands.responses.v1=new.replies")
+    change_route(routes, "createUser", lambda route: route.update(enabled=True))
+    gateway.reload()
+    assert gateway.flag("GET", "/admin/flags/createUser").json()["value"] == "primary"
+    with Service(gateway.bootstrap()) as service:
+        service.on(device_id, lambda s, command: s.send(bind_response(command), topic="new.replies"))
+        assert gateway.bind(device_id).status == 200
+        assert service.wait_command(device_id).headers["kafka_replyTopic"] == b"new.replies"
+
+
 BROKEN = [
     ("config", lambda c, r, f: c(limits=1), "limits"),
     ("json", lambda c, r, f: pathlib.Path(c()).write_text("{", encoding="utf-8"), "JSON"),
@@ -341,6 +356,9 @@ BROKEN = [
     ("flags file gone", lambda c, r, f: f.unlink(), "cannot read"),
     ("route", lambda c, r, f: change_route(r, "bindDeviceQR", lambda route: route.update(topik=1)), "topik"),
     ("timeout", lambda c, r, f: change_route(r, "bindDeviceQR", lambda route: route.update(timeoutMs=2500)), "2500"),
+    ("topic name", lambda c, r, f: c(topicNames="device.command=x"), '"device.command"'),
+    ("disabled", lambda c, r, f: change_route(r, "bindDeviceQR", lambda route: route.update(enabled=False)),
+     "disabledBecause"),
     ("no routes", lambda c, r, f: shutil.rmtree(r), "routes"),
 ]
 

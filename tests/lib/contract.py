@@ -3,7 +3,7 @@
 import re
 import time
 
-from service import COMMANDS, RESPONSES
+from service import COMMANDS
 
 UUID = re.compile(r"^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
 DATE_TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$")
@@ -19,11 +19,11 @@ def date_time_ms(text):
     return seconds * 1000 + int((fraction + "000")[:3])
 
 
-def check_command(command, event_type, payload):
+def check_command(command, event_type, payload, topic=COMMANDS, key=None):
     """payload: exactly what the command must carry."""
     value = command.value
-    assert command.topic == COMMANDS
-    assert command.key == payload["deviceId"]
+    assert command.topic == topic
+    assert command.key == (payload["deviceId"] if key is None else key)
     assert set(value) == ENVELOPE
     assert value["eventType"] == event_type
     assert UUID.match(value["correlationId"])
@@ -46,7 +46,7 @@ def check_headers(command):
     assert headers["correlation-id"] == command.id
     assert headers["kafka_correlationId"] == command.id
     assert headers["event-type"] == command.value["eventType"]
-    assert headers["kafka_replyTopic"] == RESPONSES
+    assert headers["kafka_replyTopic"] == command.topic.replace(".commands.", ".commands.responses.")
     assert TRACEPARENT.match(headers["traceparent"])
     assert re.match(r"^\d{13}$", headers["deadline"])
     assert abs(int(headers["deadline"]) - time.time() * 1000) < 65000

@@ -32,6 +32,18 @@ def copy_routes(change):
     return folder
 
 
+def reply_topics(folder):
+    """The topics that the enabled routes of this folder need for replies."""
+    topics = set()
+    for name in os.listdir(folder):
+        if name.endswith(".json"):
+            with open(os.path.join(folder, name), encoding="utf-8") as file:
+                route = json.load(file)
+            if route.get("enabled", True):
+                topics.update(rule["topic"] for rule in route.get("replies", []))
+    return topics
+
+
 class Gateway(Process):
     """settings: environment variables of the gateway, None removes a default of this class. Returns when the gateway is
     ready and its Kafka path is open."""
@@ -46,6 +58,7 @@ class Gateway(Process):
             "SHUTDOWN_DELAY": "0s",
         }
         env.update(settings)
+        self._routes = routes or os.path.join(ROOT, "routes")
         self._temporary = os.path.dirname(routes) if routes and routes.startswith(tempfile.gettempdir()) else None
         argv = [program("syncgate"), "--config", config] if config else [program("syncgate")]
         super().__init__(argv, clean_environment(env), name="gateway")
@@ -72,9 +85,10 @@ class Gateway(Process):
         eventually(lambda: self.admin_get("/health/ready").status == 200, "/health/ready", timeout_s)
 
     def wait_kafka(self):
-        """Where legacy can serve, readiness does not wait for the Kafka path. It is open when the partitions of both
+        """Where legacy can serve, readiness does not wait for the Kafka path. It is open when the partitions of all
         reply topics (three or more each) are read."""
-        eventually(lambda: self.metrics().sum("syncgate_kafka_reply_partitions") >= 6, "the reply topics are read")
+        wanted = 3 * len(reply_topics(self._routes))
+        eventually(lambda: self.metrics().sum("syncgate_kafka_reply_partitions") >= wanted, "the reply topics are read")
 
     def logs(self):
         return [parse_log(line) for line in list(self.stderr.all)]

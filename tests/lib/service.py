@@ -11,7 +11,10 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from process import PATIENCE_S
 
 COMMANDS, RESPONSES, EVENTS = "device.commands.v1", "device.commands.responses.v1", "device.events.v1"
-TOPICS = (COMMANDS, RESPONSES, EVENTS)
+FAMILIES = ("device", "user", "organization", "certificate")
+ALL_COMMANDS = tuple(f"{family}.commands.v1" for family in FAMILIES)
+# What the routes that are shipped and enabled need: in `only` the gateway is ready when they are there.
+TOPICS = tuple(f"{family}.{kind}.v1" for family in FAMILIES for kind in ("commands", "commands.responses", "events"))
 # The embedded broker's Fetch is no long poll: an empty one takes the whole fetch.wait.max.ms.
 CLIENT = {"fetch.wait.max.ms": 5, "socket.nagle.disable": True, "reconnect.backoff.max.ms": 500,
           "topic.metadata.refresh.interval.ms": 2000, "log_level": 0}
@@ -25,8 +28,9 @@ class Command:
         self.value = json.loads(self.raw)
         self.headers = dict(message.headers() or [])
         self.id = self.value["correlationId"]
-        self.device_id = self.value["payload"]["deviceId"]
-        self.user = self.value["payload"].get("userId", self.value["payload"].get("requestedBy"))
+        payload = self.value["payload"]
+        self.device_id = payload.get("deviceId", self.key)  # commands of other families: what they are keyed by
+        self.user = payload.get("userId", payload.get("requestedBy"))
 
 
 def now_text(offset_ms=0):
@@ -68,11 +72,11 @@ def reply_headers(value):
 
 
 class Service:
-    """Reads commands from the end of the topic on a thread of its own. on(device_id, handler): handler(service, command)
+    """Reads commands from the end of the topics on a thread of its own. on(device_id, handler): handler(service, command)
     is called for each command of that device; default(service, command) for the others, if there is one."""
 
-    def __init__(self, bootstrap, default=None):
-        self.default = default
+    def __init__(self, bootstrap, default=None, topics=(COMMANDS,)):
+        self.default, self.topics = default, topics
         self.commands = []
         self.changed = threading.Condition()
         self.handlers = {}
@@ -101,16 +105,19 @@ class Service:
                 break
             except KafkaException as error:  # no such topic yet, or a broker that does not know yet that it leads
                 if time.monotonic() > deadline:
-                    raise AssertionError(f"no end of topic {COMMANDS}: {error}") from error
+                    raise AssertionError(f"no end of topics {self.topics}: {error}") from error
             time.sleep(0.02)
         self._consumer.assign(places)
 
     def _ends(self):
-        topic = self._consumer.list_topics(COMMANDS, timeout=10).topics[COMMANDS]
+        return [place for name in self.topics for place in self._ends_of(name)]
+
+    def _ends_of(self, name):
+        topic = self._consumer.list_topics(name, timeout=10).topics[name]
         if topic.error is not None or not topic.partitions:
             raise KafkaException(topic.error)
-        return [TopicPartition(COMMANDS, partition,
-                               self._consumer.get_watermark_offsets(TopicPartition(COMMANDS, partition), timeout=10)[1])
+        return [TopicPartition(name, partition,
+                               self._consumer.get_watermark_offsets(TopicPartition(name, partition), timeout=10)[1])
                 for partition in topic.partitions]
 
     def _run(self):
@@ -151,7 +158,8 @@ class Service:
     def send(self, value, topic=None, headers=None, key=None):
         """Produces and waits until it is in the topic. value: bytes, or a message; headers None: those of a good service."""
         if topic is None:
-            topic = RESPONSES if ".response." in value["eventType"] else EVENTS
+            kind = "commands.responses" if ".response." in value["eventType"] else "events"
+            topic = f"{value['eventType'].split('.')[0]}.{kind}.v1"
         if headers is None:
             headers = reply_headers(value)
         raw = value if isinstance(value, bytes) else json.dumps(value, ensure_ascii=False).encode()

@@ -743,6 +743,75 @@ static void test_bad_admin_tokens(void **state)
     expect_refused("{\"adminTokens\": \"alice:short," SECRET "\"}", NULL, "$.adminTokens: entry 1");
 }
 
+/* ---- names of topics ---- */
+
+static void test_topic_names(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        const char *pairs[3];
+    } cases[] = {
+        {"a=b", {"a b"}},
+        {" a.b-c_9 = d ,x=y", {"a.b-c_9 d", "x y"}},
+        {"a=b,b=a", {"a b", "b a"}},
+        {"a=c,b=c", {"a c", "b c"}},
+    };
+    struct span from, to;
+    for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++) {
+        char variable[256];
+        snprintf(variable, sizeof(variable), "SYNCGATE_TOPIC_NAMES=%s", cases[i].text);
+        struct config *config = load_ok(NULL, ENV(variable));
+        const char *rest = config->topic_names;
+        size_t count = 0;
+        for (; config_next_topic_name(&rest, &from, &to); count++) {
+            char pair[128];
+            snprintf(pair, sizeof(pair), "%.*s %.*s", (int)from.len, from.ptr, (int)to.len, to.ptr);
+            assert_non_null(cases[i].pairs[count]);
+            assert_string_equal(pair, cases[i].pairs[count]);
+        }
+        assert_null(cases[i].pairs[count]);
+        config_freep(&config);
+    }
+    const char *none = NULL;
+    assert_false(config_next_topic_name(&none, &from, &to));
+}
+
+static void test_bad_topic_names(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *message;
+    } cases[] = {
+        {"a", "pair 1: expected from=to"},
+        {"a=", "pair 1: expected from=to"},
+        {"=a", "pair 1: expected from=to"},
+        {"a=b,", "pair 2: expected from=to"},
+        {"a=b,,c=d", "pair 2: expected from=to"},
+        {"a=b=c", "pair 1: expected from=to"},
+        {"a=b c", "pair 1: expected from=to"},
+        {"a/b=c", "pair 1: expected from=to"},
+        {"a=\xc3\xa4", "pair 1: expected from=to"},
+        {"a=.", "pair 1: expected from=to"},
+        {"..=a", "pair 1: expected from=to"},
+        {"a=b,c=d,a=e", "pair 3: the topic \"a\" is renamed twice"},
+        {"", "SYNCGATE_TOPIC_NAMES: expected"},
+    };
+    for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++) {
+        char variable[256];
+        snprintf(variable, sizeof(variable), "SYNCGATE_TOPIC_NAMES=%s", cases[i].text);
+        expect_refused(NULL, ENV(variable), cases[i].message);
+        expect_refused(NULL, ENV(variable), "SYNCGATE_TOPIC_NAMES: ");
+    }
+    char variable[600] = "SYNCGATE_TOPIC_NAMES=a=";
+    memset(variable + strlen(variable), 'x', 249);
+    struct config *config = load_ok(NULL, ENV(variable));
+    config_freep(&config);
+    variable[strlen(variable)] = 'x';
+    expect_refused(NULL, ENV(variable), "pair 1: expected from=to");
+    expect_refused("{\"topicNames\": \"a\"}", NULL, "$.topicNames: pair 1");
+}
+
 /* ---- reloading ---- */
 
 static struct config *reload(const char *json, char *const *env, const struct config *running,
@@ -890,6 +959,8 @@ int main(void)
         cmocka_unit_test(test_bad_flags_file),
         cmocka_unit_test(test_admin_tokens),
         cmocka_unit_test(test_bad_admin_tokens),
+        cmocka_unit_test(test_topic_names),
+        cmocka_unit_test(test_bad_topic_names),
         cmocka_unit_test(test_reload),
         cmocka_unit_test(test_reload_keeps_what_needs_a_restart),
         cmocka_unit_test(test_reload_refuses),

@@ -558,6 +558,146 @@ static struct span any_header(const void *arg, struct span name)
     return name;
 }
 
+/* ---- routes that are disabled ---- */
+
+#define SIMPLE(operation, method, path, more, in, out)                                         \
+    "{\"operationId\":\"" operation "\",\"method\":\"" method "\",\"path\":\"" path "\"," more \
+    "\"command\":{\"topic\":\"" in "\",\"eventType\":\"e\",\"payload\":{}},"                   \
+    "\"replies\":[{\"topic\":\"" out "\",\"status\":200}]}"
+#define OFF "\"enabled\":false,\"disabledBecause\":\"its name gets lost\","
+
+static void test_disabled_routes(void **state)
+{
+    (void)state;
+    const struct route_source sources[] = {
+        {"a.json", SPAN_LIT(SIMPLE("createThing", "POST", "/api/things", OFF, "t.a", "o.a"))},
+        {"b.json", SPAN_LIT(SIMPLE("listThings", "GET", "/api/things", "", "t.b", "o.b"))},
+        {"c.json", SPAN_LIT(SIMPLE("getThing", "GET", "/api/things/{thingId}", OFF, "t.c", "o.b"))},
+    };
+    struct err err = {0};
+    struct route_table *table = route_table_parse(sources, 3, test_dir, test_openapi, &err);
+    if (!table)
+        fail_msg("%s", err.text);
+    assert_int_equal(table->count, 1);
+    assert_string_equal(table->routes[0].operation_id.ptr, "listThings");
+    assert_int_equal(table->routes[0].index, 0);
+    assert_null(table->routes[0].disabled_because.ptr);
+    assert_int_equal(table->reply_topic_count, 1);
+    assert_string_equal(table->reply_topics[0].ptr, "o.b");
+    assert_int_equal(table->disabled_count, 2);
+    assert_string_equal(table->disabled[0].operation_id.ptr, "createThing");
+    assert_string_equal(table->disabled[0].disabled_because.ptr, "its name gets lost");
+    assert_int_equal(table->disabled[1].index, 1);
+    assert_int_equal(table->disabled_topic_count, 2);
+    assert_string_equal(table->disabled_topics[table->disabled[1].rules[0].topic].ptr, "o.b");
+    static const struct {
+        const char *method, *target;
+        bool found;
+    } cases[] = {
+        {"POST", "/api/things", false}, {"GET", "/api/things", true}, {"GET", "/api/things/1", false}};
+    for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++) {
+        struct route_match match;
+        assert_int_equal(route_table_match(table, span_of(cases[i].method), span_of(cases[i].target), &match),
+                         ERR_OK);
+        assert_int_equal(match.route != NULL, cases[i].found);
+        route_match_fini(&match);
+    }
+    route_table_freep(&table);
+}
+
+static void test_enabled_with_a_reason(void **state)
+{
+    (void)state;
+    struct err err = {0};
+    struct route_table *table = parse_one(
+        SIMPLE("createThing", "POST", "/api/things", "\"enabled\":true,\"disabledBecause\":\"x\",", "t", "o"),
+        &err);
+    assert_non_null(table);
+    assert_int_equal(table->count, 1);
+    assert_null(table->routes[0].disabled_because.ptr);
+    assert_int_equal(table->disabled_count, 0);
+    route_table_freep(&table);
+}
+
+/* What is wrong in a disabled route is as wrong as in any other. */
+static void test_disabled_routes_are_checked(void **state)
+{
+    (void)state;
+    static const char *const cases[][3] = {
+        {"\"description\":\"d\"", "\"enabled\":false",
+         "r.json: $: \"enabled\": false needs the key \"disabledBecause\""},
+        {"\"description\":\"d\"", "\"disabledBecause\":\"x\"",
+         "r.json: $: \"disabledBecause\" needs the key \"enabled\""},
+        {"\"description\":\"d\"", "\"enabled\":\"no\",\"disabledBecause\":\"x\"",
+         "r.json: $.enabled: expected true or false"},
+        {"\"description\":\"d\"", "\"enabled\":false,\"disabledBecause\":\"\"",
+         "r.json: $.disabledBecause: expected a non-empty string"},
+        {"{\"operationId\":\"createThing\"", "{" OFF "\"operationId\":\"makeThing\"",
+         "openapi.json has no operation \"makeThing\""},
+        {"{\"operationId\":\"createThing\"", "{" OFF "\"operationId\":\"createThing\",\"x\":1",
+         "r.json: $: unknown key \"x\""},
+    };
+    for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++) {
+        struct err err = {0};
+        char *text = replace(base_route, cases[i][0], cases[i][1]);
+        assert_null(parse_one(text, &err));
+        if (!strstr(err.text, cases[i][2]))
+            fail_msg("got %s\nexpected %s", err.text, cases[i][2]);
+        free(text);
+    }
+    const struct route_source sources[] = {
+        {"a.json", SPAN_LIT(SIMPLE("createThing", "POST", "/api/things", OFF, "t", "o"))},
+        {"b.json", SPAN_LIT(SIMPLE("createThingLoud", "POST", "/API/Things", "", "t", "o"))},
+    };
+    struct err err = {0};
+    assert_null(route_table_parse(sources, 2, test_dir, test_openapi, &err));
+    assert_non_null(strstr(err.text, "is already the route of"));
+}
+
+/* ---- topics with other names ---- */
+
+static void test_topic_names(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/syncgate-routes-XXXXXX", path[64];
+    struct err err = {0};
+    assert_non_null(mkdtemp(dir));
+    write_file(dir, "a.json",
+               "{\"operationId\":\"listThings\",\"method\":\"GET\",\"path\":\"/api/things\",\"command\":{"
+               "\"topic\":\"in\",\"eventType\":\"e\",\"payload\":{}},\"replies\":[{\"topic\":\"out\","
+               "\"status\":200}],\"finishByFields\":[{\"topic\":\"out\",\"fields\":[[\"${query.a}\","
+               "\"${reply.a}\"]]}]}");
+    write_file(dir, "b.json", SIMPLE("createThing", "POST", "/api/things", OFF, "off.in", "off.out"));
+    /* Each once: what a name becomes is not renamed again. */
+    const struct route_topic_name names[] = {
+        {SPAN_LIT("in"), SPAN_LIT("out")},
+        {SPAN_LIT("out"), SPAN_LIT("in")},
+        {SPAN_LIT("off.out"), SPAN_LIT("other")},
+    };
+    struct route_table *table = route_table_load_renamed(dir, test_openapi, names, 3, &err);
+    if (!table)
+        fail_msg("%s", err.text);
+    const struct route *route = &table->routes[0];
+    assert_string_equal(route->command.topic.ptr, "out");
+    assert_int_equal(table->reply_topic_count, 1);
+    assert_string_equal(table->reply_topics[route->rules[0].topic].ptr, "in");
+    assert_string_equal(table->reply_topics[route->field_matches[0].topic].ptr, "in");
+    assert_string_equal(table->disabled[0].command.topic.ptr, "off.in");
+    assert_string_equal(table->disabled_topics[0].ptr, "other");
+    route_table_freep(&table);
+    const struct route_topic_name unknown[] = {{SPAN_LIT("in"), SPAN_LIT("x")},
+                                               {SPAN_LIT("In"), SPAN_LIT("x")}};
+    assert_null(route_table_load_renamed(dir, test_openapi, unknown, 2, &err));
+    assert_non_null(strstr(err.text, "SYNCGATE_TOPIC_NAMES: no route file of "));
+    assert_non_null(strstr(err.text, "uses the topic \"In\""));
+    const char *const files[] = {"a.json", "b.json"};
+    for (size_t i = 0; i < SG_ARRAY_LEN(files); i++) {
+        snprintf(path, sizeof(path), "%s/%s", dir, files[i]);
+        assert_int_equal(unlink(path), 0);
+    }
+    assert_int_equal(rmdir(dir), 0);
+}
+
 /* Rules of one topic and eventType: the first that holds; any eventType when a rule names none. */
 static void test_find_rule(void **state)
 {
@@ -719,11 +859,20 @@ int main(void)
     snprintf(test_dir, sizeof(test_dir), "%s/tests/routes", root ? root : ".");
     snprintf(test_openapi, sizeof(test_openapi), "%s/openapi.json", test_dir);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_base_route),        cmocka_unit_test(test_defaults),
-        cmocka_unit_test(test_load_errors),       cmocka_unit_test(test_body_references),
-        cmocka_unit_test(test_matching),          cmocka_unit_test(test_duplicates),
-        cmocka_unit_test(test_directory),         cmocka_unit_test(test_find_rule),
-        cmocka_unit_test(test_find_untyped_rule), cmocka_unit_test(test_versions),
+        cmocka_unit_test(test_base_route),
+        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_load_errors),
+        cmocka_unit_test(test_body_references),
+        cmocka_unit_test(test_matching),
+        cmocka_unit_test(test_duplicates),
+        cmocka_unit_test(test_directory),
+        cmocka_unit_test(test_find_rule),
+        cmocka_unit_test(test_disabled_routes),
+        cmocka_unit_test(test_enabled_with_a_reason),
+        cmocka_unit_test(test_disabled_routes_are_checked),
+        cmocka_unit_test(test_topic_names),
+        cmocka_unit_test(test_find_untyped_rule),
+        cmocka_unit_test(test_versions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -466,11 +466,190 @@ static void test_schemas_of_replies(void **state)
     schema_set_freep(&set);
 }
 
+/* ---- every route, disabled ones too ---- */
+
+static const struct route *nth(size_t n)
+{
+    return n < table->count ? &table->routes[n] : &table->disabled[n - table->count];
+}
+
+static bool ends_with(struct span text, const char *end)
+{
+    size_t len = strlen(end);
+    return text.len >= len && memcmp(text.ptr + text.len - len, end, len) == 0;
+}
+
+static const struct route *route_of(const char *event_type)
+{
+    for (size_t i = 0; i < table->count + table->disabled_count; i++)
+        if (span_eq(nth(i)->command.event_type, span_of(event_type)))
+            return nth(i);
+    fail_msg("no route has the command %s", event_type);
+    return NULL;
+}
+
+static void test_every_command_is_checked_and_answered(void **state)
+{
+    (void)state;
+    static const char *const commands[] = {
+        "device.command.bind",          "device.command.unbind",       "device.command.rpc",
+        "device.command.config.update", "device.command.ota",          "user.command.create",
+        "user.command.update",          "user.command.delete",         "organization.command.create",
+        "organization.command.update",  "organization.command.delete", "certificate.command.create",
+        "certificate.command.revoke",   "certificate.command.renew",
+    };
+    for (size_t i = 0; i < SG_ARRAY_LEN(commands); i++) {
+        const struct route *route = route_of(commands[i]);
+        const struct span *topics =
+            route->disabled_because.ptr ? table->disabled_topics : table->reply_topics;
+        assert_non_null(route->command.schema);
+        assert_non_null(route->command.key);
+        assert_true(ends_with(route->command.topic, ".commands.v1"));
+        assert_true(route->auth_required && route->claims_schema);
+        /* What the envelope schema allows as the command's timeout. */
+        assert_in_range(route->timeout_ms, 1000, 60000);
+        assert_true(ends_with(topics[route->rules[0].topic], ".commands.responses.v1"));
+        /* Its response may also say that it failed, without a code or with one that nobody knows. */
+        static const char *const failures[] = {"{\"success\":false}",
+                                               "{\"error\":{\"code\":\"X\",\"message\":\"m\"}}"};
+        for (size_t f = 0; f < SG_ARRAY_LEN(failures); f++) {
+            struct json_doc reply = JSON_DOC_INIT;
+            const struct mapping_scope scope = {.reply = &reply};
+            bool expected;
+            parse(&reply, failures[f]);
+            const struct route_reply_rule *rule = route_find_rule(
+                route, route->rules[0].topic, route->rules[0].event_type, &scope, &scratch, &expected);
+            assert_non_null(rule);
+            assert_in_range(rule->answer.status, 400, 500);
+            json_fini(&reply);
+        }
+    }
+}
+
+#define U   "\"" SUB "\""
+#define DEV "\"deviceId\":\"d\""
+
+/* The payloads of the contract's commands: what each field may be, which ones must be there. */
+static void test_command_schemas(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *event_type, *payload;
+        bool valid;
+    } cases[] = {
+        {"device.command.rpc", "{" DEV ",\"method\":\"setOutput\",\"requestedBy\":" U "}", true},
+        {"device.command.rpc", "{" DEV ",\"method\":\"setOutput\",\"params\":{},\"requestedBy\":" U "}",
+         true},
+        {"device.command.rpc", "{" DEV ",\"method\":\"setOutput\",\"params\":[],\"requestedBy\":" U "}",
+         false},
+        {"device.command.rpc", "{" DEV ",\"method\":\"format\",\"requestedBy\":" U "}", false},
+        {"device.command.rpc", "{\"deviceId\":\"\",\"method\":\"reboot\",\"requestedBy\":" U "}", false},
+        {"device.command.rpc", "{" DEV ",\"method\":\"reboot\",\"requestedBy\":\"user-456\"}", false},
+        {"device.command.config.update", "{" DEV ",\"configuration\":{},\"requestedBy\":" U "}", true},
+        {"device.command.config.update", "{" DEV ",\"requestedBy\":" U "}", false},
+        {"device.command.config.update",
+         "{" DEV ",\"configuration\":{\"samplingInterval\":999},\"requestedBy\":" U "}", false},
+        {"device.command.config.update",
+         "{" DEV ",\"configuration\":{\"reportingInterval\":5000},\"requestedBy\":" U "}", true},
+        {"device.command.config.update",
+         "{" DEV ",\"configuration\":{\"sensors\":[{\"id\":\"a\"}]},\"requestedBy\":" U "}", false},
+        {"device.command.ota",
+         "{" DEV ",\"firmwareVersion\":\"\",\"downloadUrl\":\"a:b\",\"checksum\":\"\",\"requestedBy\":" U "}",
+         true},
+        {"device.command.ota",
+         "{" DEV ",\"firmwareVersion\":\"\",\"downloadUrl\":\"a\",\"checksum\":\"\",\"requestedBy\":" U "}",
+         false},
+        {"device.command.ota",
+         "{" DEV ",\"firmwareVersion\":\"\",\"downloadUrl\":\"a:b\",\"requestedBy\":" U "}", false},
+        {"user.command.create", "{\"email\":\"a@b.co\",\"firstName\":\"A\",\"lastName\":\"B\"}", true},
+        {"user.command.create",
+         "{\"email\":\"a@b.co\",\"firstName\":\"A\",\"lastName\":\"B\",\"role\":\"owner\","
+         "\"organizationId\":" U ",\"invitedBy\":" U "}",
+         true},
+        {"user.command.create", "{\"email\":\"a@b\",\"firstName\":\"A\",\"lastName\":\"B\"}", false},
+        {"user.command.create", "{\"email\":\"a@b.co\",\"firstName\":\"A\",\"lastName\":\"\"}", false},
+        {"user.command.create",
+         "{\"email\":\"a@b.co\",\"firstName\":\"A\",\"lastName\":\"B\",\"role\":\"personal-user\"}", false},
+        {"user.command.create",
+         "{\"email\":\"a@b.co\",\"firstName\":\"A\",\"lastName\":\"B\",\"organizationId\":null}", false},
+        {"user.command.update", "{\"userId\":" U ",\"updates\":{},\"updatedBy\":" U "}", true},
+        {"user.command.update", "{\"userId\":" U ",\"updates\":{\"firstName\":\"\"},\"updatedBy\":" U "}",
+         false},
+        {"user.command.update", "{\"userId\":" U ",\"updates\":{\"isActive\":1},\"updatedBy\":" U "}", false},
+        {"user.command.update", "{\"userId\":" U ",\"updatedBy\":" U "}", false},
+        {"user.command.delete", "{\"userId\":" U ",\"deletedBy\":" U "}", true},
+        {"user.command.delete", "{\"userId\":\"42\",\"deletedBy\":" U "}", false},
+        {"user.command.delete", "{\"userId\":" U "}", false},
+        {"organization.command.create", "{\"name\":\"n\",\"ownerId\":" U ",\"settings\":{}}", true},
+        {"organization.command.create", "{\"name\":\"\",\"ownerId\":" U "}", false},
+        {"organization.command.create", "{\"name\":\"n\",\"ownerId\":\"\"}", false},
+        {"organization.command.create", "{\"name\":\"n\",\"ownerId\":" U ",\"displayName\":\"\"}", false},
+        {"organization.command.update",
+         "{\"organizationId\":" U ",\"updates\":{\"isEnabled\":false},\"updatedBy\":" U "}", true},
+        {"organization.command.update",
+         "{\"organizationId\":" U ",\"updates\":{\"settings\":\"{}\"},\"updatedBy\":" U "}", false},
+        {"organization.command.delete", "{\"organizationId\":" U ",\"deletedBy\":" U ",\"reason\":\"\"}",
+         true},
+        {"organization.command.delete", "{\"organizationId\":" U ",\"deletedBy\":\"system\"}", false},
+        {"certificate.command.create",
+         "{" DEV ",\"certificateType\":\"client\",\"requestedBy\":" U ",\"metadata\":{\"commonName\":\"\"}}",
+         true},
+        {"certificate.command.create",
+         "{" DEV ",\"certificateType\":\"ca\",\"keySize\":\"4096\",\"validityDays\":3650,\"requestedBy\":" U
+         ",\"metadata\":{\"commonName\":\"c\",\"country\":\"RU\",\"emailAddress\":\"a@b.co\"}}",
+         true},
+        {"certificate.command.create",
+         "{" DEV ",\"certificateType\":\"ca\",\"keySize\":2048,\"requestedBy\":" U
+         ",\"metadata\":{\"commonName\":\"c\"}}",
+         false},
+        {"certificate.command.create",
+         "{" DEV ",\"certificateType\":\"ca\",\"validityDays\":0,\"requestedBy\":" U
+         ",\"metadata\":{\"commonName\":\"c\"}}",
+         false},
+        {"certificate.command.create",
+         "{" DEV ",\"certificateType\":\"ca\",\"requestedBy\":" U
+         ",\"metadata\":{\"commonName\":\"c\",\"country\":\"RUS\"}}",
+         false},
+        {"certificate.command.create",
+         "{" DEV ",\"certificateType\":\"ca\",\"requestedBy\":" U ",\"metadata\":{}}", false},
+        {"certificate.command.revoke",
+         "{\"certificateId\":\"\",\"reason\":\"certificateHold\",\"revokedBy\":" U ",\"notifyDevice\":false}",
+         true},
+        {"certificate.command.revoke", "{\"certificateId\":\"c\",\"reason\":\"lost\",\"revokedBy\":" U "}",
+         false},
+        {"certificate.command.revoke", "{\"certificateId\":\"c\",\"revokedBy\":" U "}", false},
+        {"certificate.command.renew", "{\"certificateId\":\"c\",\"requestedBy\":" U "}", true},
+        {"certificate.command.renew", "{\"certificateId\":\"c\",\"validityDays\":3651,\"requestedBy\":" U "}",
+         false},
+        {"certificate.command.renew", "{\"certificateId\":\"c\",\"validityDays\":1.5,\"requestedBy\":" U "}",
+         false},
+    };
+    for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++) {
+        struct json_doc doc = JSON_DOC_INIT;
+        struct buf message = BUF_INIT;
+        buf_printf(&message,
+                   "{\"eventType\":\"%s\",\"correlationId\":" U ",\"timestamp\":1,\"source\":{\"type\":"
+                   "\"backend\",\"id\":\"\"},\"payload\":%s}",
+                   cases[i].event_type, cases[i].payload);
+        assert_int_equal(json_parse(&doc, buf_span(&message), 10000), ERR_OK);
+        if (schema_valid(route_of(cases[i].event_type)->command.schema, &doc, json_root(&doc)) !=
+            cases[i].valid)
+            fail_msg("%s %s: expected %s", cases[i].event_type, cases[i].payload,
+                     cases[i].valid ? "a command" : "none");
+        json_fini(&doc);
+        buf_fini(&message);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_commands),           cmocka_unit_test(test_bind_answers),
-        cmocka_unit_test(test_unbind_answers),     cmocka_unit_test(test_texts_of_the_caller_are_escaped),
+        cmocka_unit_test(test_commands),
+        cmocka_unit_test(test_bind_answers),
+        cmocka_unit_test(test_unbind_answers),
+        cmocka_unit_test(test_texts_of_the_caller_are_escaped),
+        cmocka_unit_test(test_every_command_is_checked_and_answered),
+        cmocka_unit_test(test_command_schemas),
         cmocka_unit_test(test_schemas_of_replies),
     };
     return cmocka_run_group_tests(tests, load_routes, free_routes);
