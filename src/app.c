@@ -358,6 +358,9 @@ static void stop(struct app *app)
     for (size_t i = 0; i < app->worker_count; i++)
         if (app->workers[i].loop)
             loop_deliver(app->workers[i].loop);
+    /* A count that was on its tour ends here, where main's loop and the admin front still are. */
+    if (app->loop)
+        loop_deliver(app->loop);
     for (size_t i = 0; i < app->worker_count; i++)
         http_front_freep(&app->workers[i].front);
     if (app->kafka)

@@ -391,8 +391,12 @@ def test_settings_that_need_a_restart_are_named_and_keep_their_value(start, conf
     config(bodyLimit="1KiB", logLevel="debug", kafka={"properties": {"linger.ms": 5}})
     gateway.reload()
     gateway.reload()
-    lines = [line["settings"] for line in gateway.logs() if line.get("msg") == "settings that changed need a restart"]
-    assert lines == ["SYNCGATE_BODY_LIMIT, kafka.properties"] * 2, "as often as the files are read"
+
+    def told():
+        return [line["settings"] for line in gateway.logs() if line.get("msg") == "settings that changed need a restart"]
+
+    eventually(lambda: len(told()) == 2, "as often as the files are read")
+    assert told() == ["SYNCGATE_BODY_LIMIT, kafka.properties"] * 2
     answer_ = gateway.bind("GH-1", qr={"deviceId": "x" * 5000, "fingerprint": "y"}, headers={})
     assert answer_.status == 401, "the body limit is the one it started with"
 
