@@ -28,6 +28,7 @@ struct route_reply_rule {
     uint32_t topic;                 /* index into route_table.reply_topics */
     struct span event_type;         /* ptr NULL: any, or none */
     struct mapping_condition *when; /* NULL: always */
+    bool progress; /* it ends nothing: more replies follow. Its answer has a body, and nothing else */
     struct route_answer answer;
 };
 
@@ -71,8 +72,9 @@ struct route {
     struct route_command command;
     uint32_t reply_topics[ROUTE_REPLY_TOPICS_MAX]; /* distinct, indexes into route_table.reply_topics */
     size_t reply_topic_count;
-    struct route_reply_rule *rules;
+    struct route_reply_rule *rules; /* at least one of them is no progress */
     size_t rule_count;
+    bool has_progress;
     struct route_field_match *field_matches; /* count 0: off */
     size_t field_match_count;
     const char *file; /* for messages */

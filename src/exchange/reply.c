@@ -153,8 +153,16 @@ static enum ops_reply finish(struct exchange *ex, const struct kafka_record *rec
                         &worker->scratch, &expected);
     if (!rule && !expected)
         return OPS_REPLY_MISMATCHED;
-    exchange_unpark(ex, AWAIT_WON_REPLY);
+    if (rule && rule->progress) {
+        exchange_stream_progress(ex, &rule->answer, &scope);
+        return OPS_REPLY_PROGRESS;
+    }
     if (rule)
+        exchange_stream_offer(ex, &rule->answer);
+    exchange_unpark(ex, AWAIT_WON_REPLY);
+    if (rule && ex->state == EXCHANGE_STREAMING)
+        exchange_stream_end(ex, &rule->answer, &scope);
+    else if (rule)
         exchange_answer_rule(ex, &rule->answer, &scope);
     else
         exchange_answer_error(ex, ERR_REPLY_UNMAPPED, "The reply has no rule in the route");

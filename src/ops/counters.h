@@ -22,4 +22,5 @@ struct ops_counters {
     struct ops_cell **cells; /* [0: none, else 1 + route][path] */
     uint64_t fallbacks[PATH_FALLBACK_COUNT];
     uint64_t replies[OPS_REPLY_COUNT];
+    uint64_t events_sent, events_dropped;
 };
