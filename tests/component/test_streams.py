@@ -92,6 +92,11 @@ def ota(command, status, success=True, error=None, **payload):
     return {**value, "error": error} if error else value
 
 
+def reply(service, command, status, **more):
+    """With the device as key: replies of one command keep their order in one partition only."""
+    service.send(ota(command, status, **more), key=command.device_id)
+
+
 class Stream:
     """A call whose answer is read event by event. The head is read by the first event()."""
 
@@ -156,10 +161,10 @@ def test_each_reply_is_an_event_when_it_comes(gateway, service, device_id):
         assert command.value["eventType"] == "device.command.ota"
         for number, (status, more) in enumerate((("started", {}), ("downloading", {"progress": 40}),
                                                  ("downloading", {"progress": 80.5}), ("installing", {})), 1):
-            service.send(ota(command, status, **more))
+            reply(service, command, status, **more)
             assert stream.event() == ("progress", number, {"status": status, **more})
         assert count(gateway, "syncgate_event_streams") == 1 and count(gateway, "syncgate_parked_requests") == 1
-        service.send(ota(command, "completed"))
+        reply(service, command, "completed")
         assert stream.rest() == [("result", 5, {"deviceId": device_id, "status": "completed", "version": "2.1.0"})]
         answer = stream.answer
         assert answer.status == 200
@@ -180,7 +185,7 @@ def test_each_reply_is_an_event_when_it_comes(gateway, service, device_id):
             assert after.sum(name, **labels) - before.sum(name, **labels) == grown, name
         # The connection serves the next call.
         name = device_id + "-next"
-        service.on(name, lambda service, command: service.send(ota(command, "completed")))
+        service.on(name, lambda service, command: reply(service, command, "completed"))
         assert [event[0] for event in Stream(None, name, connection=stream.connection).rest()] == ["result"]
 
 
@@ -188,9 +193,9 @@ def test_a_failure_and_duplicates_on_the_way(gateway, service, device_id):
     with Stream(gateway.address, device_id) as stream:
         command = service.wait_command(device_id)
         for _ in range(2):
-            service.send(ota(command, "started"))
-        service.send(ota(command, "failed", success=False, error={"code": "X", "message": "no space\nleft"}))
-        service.send(ota(command, "completed"))
+            reply(service, command, "started")
+        reply(service, command, "failed", success=False, error={"code": "X", "message": "no space\nleft"})
+        reply(service, command, "completed")
         assert stream.rest() == [("progress", 1, {"status": "started"}), ("progress", 2, {"status": "started"}),
                                  ("error", 3, {"message": "no space\nleft"})]
     assert log_of(gateway, command.id)["events"] == 3
@@ -199,7 +204,7 @@ def test_a_failure_and_duplicates_on_the_way(gateway, service, device_id):
 def test_deadline_in_mid_stream(gateway, service, device_id):
     with Stream(gateway.address, device_id) as stream:
         command = service.wait_command(device_id)
-        service.send(ota(command, "started"))
+        reply(service, command, "started")
         assert stream.event()[0] == "progress"
         (event, number, body), = stream.rest()
         assert (event, number) == ("error", 2)
@@ -209,7 +214,7 @@ def test_deadline_in_mid_stream(gateway, service, device_id):
     # Progress does not move the deadline.
     assert TIMEOUT_MS - 200 < line["durationMs"] < TIMEOUT_MS + 1500
     late = count(gateway, "syncgate_replies_total", result="late")
-    service.send(ota(command, "installing"))
+    reply(service, command, "installing")
     eventually(lambda: count(gateway, "syncgate_replies_total", result="late") == late + 1, "it came too late")
 
 
@@ -228,9 +233,9 @@ def test_parallel_streams_are_not_crossed(gateway, service):
     for reader in readers:
         reader.start()
     for number, at in sends:
-        service.send(ota(commands[number], "downloading", progress=at, note=names[number]))
+        reply(service, commands[number], "downloading", progress=at, note=names[number])
     for number in order.sample(range(len(names)), len(names)):
-        service.send(ota(commands[number], "completed"))
+        reply(service, commands[number], "completed")
     for reader in readers:
         reader.join(30)
     for number, name in enumerate(names):
@@ -249,7 +254,7 @@ def test_a_client_that_leaves_frees_everything(gateway, service, device_id, rese
     late = count(gateway, "syncgate_replies_total", result="late")
     with Stream(gateway.address, device_id) as stream:
         command = service.wait_command(device_id)
-        service.send(ota(command, "started"))
+        reply(service, command, "started")
         assert stream.event()[0] == "progress"
         if reset:
             stream.connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -258,8 +263,8 @@ def test_a_client_that_leaves_frees_everything(gateway, service, device_id, rese
     assert line["clientGone"] is True and line["status"] == 200 and line["events"] == 1
     assert line["durationMs"] < TIMEOUT_MS - 500
     assert is_quiet(gateway)
-    service.send(ota(command, "installing"))
-    service.send(ota(command, "completed"))
+    reply(service, command, "installing")
+    reply(service, command, "completed")
     eventually(lambda: count(gateway, "syncgate_replies_total", result="late") == late + 2, "both came too late")
 
 
@@ -273,15 +278,15 @@ def test_a_slow_reader_loses_progress_but_not_the_end(gateway, service, device_i
         dropped = count(gateway, "syncgate_stream_events_total", result="dropped")
         sent = 0
         while count(gateway, "syncgate_stream_events_total", result="dropped") < dropped + 3:
-            service.send(ota(command, "downloading", progress=sent, note=note))
+            reply(service, command, "downloading", progress=sent, note=note)
             sent += 1
             assert sent < 1000
         # Nobody else waits for it.
         name = device_id + "-other"
-        service.on(name, lambda service, command: service.send(ota(command, "completed")))
+        service.on(name, lambda service, command: reply(service, command, "completed"))
         with Stream(gateway.address, name) as other:
             assert [event[0] for event in other.rest()] == ["result"]
-        service.send(ota(command, "completed"))
+        reply(service, command, "completed")
         eventually(lambda: count(gateway, "syncgate_parked_requests") == 0, "its wait is over")
         answer = client.answer(b"POST")
     events = [dict(line.split(": ", 1) for line in event.split("\n")) for event in answer.body.decode().split("\n\n")[:-1]]
@@ -301,7 +306,7 @@ def test_a_json_client_of_the_same_route_gets_the_end_only(gateway, service, dev
 
     def handle(service, command):
         for status in ("started", "downloading", "installing", "completed"):
-            service.send(ota(command, status))
+            reply(service, command, status)
 
     service.on(device_id, handle)
     answer = gateway.call("POST", path(device_id), BODY, {**bearer(), **({"Accept": accept} if accept else {})})
@@ -314,7 +319,7 @@ def test_a_json_client_of_the_same_route_gets_the_end_only(gateway, service, dev
 
 
 def test_what_ends_before_the_first_event_is_an_ordinary_answer(gateway, service, device_id):
-    service.on(device_id, lambda service, command: service.send(ota(command, "failed", success=False)))
+    service.on(device_id, lambda service, command: reply(service, command, "failed", success=False))
     answer = gateway.call("POST", path(device_id), BODY, {**bearer(), **EVENTS})
     assert answer.status == 422 and answer.json() == {"message": "failed"}
     error_answer(504, "REPLY_TIMEOUT", gateway.call("POST", path(device_id + "-silent"), BODY, {**bearer(), **EVENTS}))
@@ -337,8 +342,8 @@ def test_http_1_0_is_not_chunked(gateway, service, device_id):
         client.send(raw_request("POST", path(device_id), {"Content-Type": "application/json", **bearer(), **EVENTS},
                                 body).replace(b"HTTP/1.1", b"HTTP/1.0", 1))
         command = service.wait_command(device_id)
-        service.send(ota(command, "started"))
-        service.send(ota(command, "completed"))
+        reply(service, command, "started")
+        reply(service, command, "completed")
         answer = client.answer(b"POST")
     assert answer.status == 200 and answer.framing == "close"
     assert answer.get(b"Transfer-Encoding") is None and answer.get(b"Content-Length") is None
@@ -349,8 +354,8 @@ def test_http_1_0_is_not_chunked(gateway, service, device_id):
 
 def test_head_has_no_stream(gateway, service, device_id):
     def handle(service, command):
-        service.send(ota(command, "started"))
-        service.send(ota(command, "completed"))
+        reply(service, command, "started")
+        reply(service, command, "completed")
 
     service.on(device_id, handle)
     answer = gateway.call("HEAD", path(device_id), None, {**bearer(), **EVENTS})
@@ -367,7 +372,7 @@ def test_a_reload_in_mid_stream(stoppable, device_id):
     folder = os.path.join(gateway._temporary, "routes")  # pylint: disable=protected-access
     with Service(gateway.bootstrap()) as service, Stream(gateway.address, device_id) as stream:
         command = service.wait_command(device_id)
-        service.send(ota(command, "started"))
+        reply(service, command, "started")
         assert stream.event()[0] == "progress"
         changed = ota_route()
         changed["replies"][0]["body"] = {"new": True}
@@ -380,8 +385,8 @@ def test_a_reload_in_mid_stream(stoppable, device_id):
         with Stream(gateway.address, name) as second:
             other = service.wait_command(name)
             for each in (command, other):
-                service.send(ota(each, "installing"))
-                service.send(ota(each, "completed"))
+                reply(service, each, "installing")
+                reply(service, each, "completed")
             assert second.rest() == [("progress", 1, {"new": True}), ("result", 2, {"new": True})]
         assert stream.rest() == [("progress", 2, {"status": "installing"}),
                                  ("result", 3, {"deviceId": device_id, "status": "completed", "version": "2.1.0"})]
@@ -391,12 +396,12 @@ def test_sigterm_lets_a_stream_finish(stoppable, device_id):
     gateway = stoppable(start())
     with Service(gateway.bootstrap()) as service, Stream(gateway.address, device_id) as stream:
         command = service.wait_command(device_id)
-        service.send(ota(command, "started"))
+        reply(service, command, "started")
         assert stream.event()[0] == "progress"
         gateway.signal(signal.SIGTERM)
         gateway.wait_log("draining")
         for status in ("installing", "completed"):
-            service.send(ota(command, status))
+            reply(service, command, status)
         assert [event[0] for event in stream.rest()] == ["progress", "result"]
         assert gateway.wait_exit() == 0
     gateway.stop()
@@ -406,7 +411,7 @@ def test_sigterm_is_bounded_for_a_stream(stoppable, device_id):
     gateway = stoppable(start(SHUTDOWN_TIMEOUT="300ms"))
     with Service(gateway.bootstrap()) as service, Stream(gateway.address, device_id) as stream:
         command = service.wait_command(device_id)
-        service.send(ota(command, "started"))
+        reply(service, command, "started")
         assert stream.event()[0] == "progress"
         gateway.signal(signal.SIGTERM)
         (event, number, body), = stream.rest()
@@ -422,9 +427,9 @@ def test_a_proxy_that_buffers_passes_events_on_at_once(gateway, service, device_
     with Stream(nginx.buffered, device_id) as stream:
         command = service.wait_command(device_id)
         for number, status in enumerate(("started", "downloading", "installing"), 1):
-            service.send(ota(command, status))
+            reply(service, command, status)
             assert stream.event() == ("progress", number, {"status": status})
-        service.send(ota(command, "completed"))
+        reply(service, command, "completed")
         assert [event[0] for event in stream.rest()] == ["result"]
 
 
@@ -436,9 +441,9 @@ def test_many_streams_that_end_in_every_way(gateway, service):
         with Stream(gateway.address, name) as stream:
             command = service.wait_command(name)
             for _ in range(order.randrange(4)):
-                service.send(ota(command, "downloading"))
+                reply(service, command, "downloading")
             if order.random() < 0.5:
-                service.send(ota(command, order.choice(("completed", "failed"))))
+                reply(service, command, order.choice(("completed", "failed")))
                 stream.answer.read()
     eventually(lambda: is_quiet(gateway), "all streams are over")
     with RawConnection(gateway.address) as connection:
