@@ -11,6 +11,7 @@
 
 #define OPS_REPLIES(X)                                                                                 \
     X(OPS_REPLY_MATCHED, "matched")       /* it finished its request */                                \
+    X(OPS_REPLY_PROGRESS, "progress")     /* its request goes on waiting for a terminal one */         \
     X(OPS_REPLY_LATE, "late")             /* its request had ended without a reply */                  \
     X(OPS_REPLY_DUPLICATE, "duplicate")   /* its request was already finished by a reply */            \
     X(OPS_REPLY_UNMATCHED, "unmatched")   /* nobody here asked: another instance's, or none of ours */ \
@@ -54,6 +55,8 @@ void ops_count_request(struct ops_counters *counters, uint32_t route, enum path_
 void ops_count_fallback(struct ops_counters *counters, enum path_fallback reason);
 void ops_count_reply(struct ops_counters *counters, enum ops_reply reply);
 void ops_count_dead_letter(struct ops_counters *counters, enum ops_dead_letter result);
+/* An event of a stream; sent: it was taken for sending, else dropped because the client reads too slowly. */
+void ops_count_event(struct ops_counters *counters, bool sent);
 
 /* ---- adding up ---- */
 struct ops_gauges {
@@ -63,6 +66,7 @@ struct ops_gauges {
     uint64_t wins[AWAIT_WINNER_COUNT];
     uint64_t auth_hits, auth_verified, auth_refused;
     uint64_t legacy_retries;
+    uint64_t streams; /* of the parked ones: their event stream is under way */
 };
 /* Adds src to dst, which grows as needed. Thread: whoever owns both at that moment. */
 enum err_code ops_counters_add(struct ops_counters *dst, const struct ops_counters *src) SG_NODISCARD;

@@ -37,7 +37,8 @@ struct route_reply_rule {
     struct route_versions versions; /* its own, or the route's */
     struct mapping_condition *when; /* NULL: always */
     const struct schema
-        *schema; /* a reply that it would answer is of no use unless it satisfies it; NULL: unchecked */
+        *schema;   /* a reply that it would answer is of no use unless it satisfies it; NULL: unchecked */
+    bool progress; /* it ends nothing: more replies follow. Its answer has a body, and nothing else */
     struct route_answer answer;
 };
 
@@ -81,8 +82,9 @@ struct route {
     struct route_command command;
     uint32_t reply_topics[ROUTE_REPLY_TOPICS_MAX]; /* distinct, indexes into route_table.reply_topics */
     size_t reply_topic_count;
-    struct route_reply_rule *rules;
+    struct route_reply_rule *rules; /* at least one of them is no progress */
     size_t rule_count;
+    bool has_progress;
     struct route_field_match *field_matches; /* count 0: off */
     size_t field_match_count;
     struct span disabled_because; /* ptr NULL: enabled */

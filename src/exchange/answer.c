@@ -48,6 +48,10 @@ void exchange_answer_error(struct exchange *ex, enum err_code code, const char *
                    profile_reason(info->status), info->status, info->wire, ex->id_text);
     }
     ex->code = code;
+    if (ex->state == EXCHANGE_STREAMING) { /* too late for a status */
+        exchange_stream_end_error(ex, buf_ok(body) ? buf_span(body) : SPAN_LIT("{}"));
+        return;
+    }
     char seconds[24];
     struct buf retry_after = {seconds, 0, sizeof(seconds), false};
     /* Rounded up: who comes back then is not too early. */
@@ -61,6 +65,22 @@ void exchange_answer_error(struct exchange *ex, enum err_code code, const char *
                                        buf_ok(body) ? buf_span(body) : SPAN_LIT("{}")};
     exchange_set_state(ex, EXCHANGE_ANSWERED);
     http_request_answer(ex->http, &answer);
+}
+
+void exchange_answer_stream(struct exchange *ex)
+{
+    const struct http_header headers[] = {
+        {SPAN_LIT("Content-Type"), SPAN_LIT("text/event-stream")},
+        {SPAN_LIT("Cache-Control"), SPAN_LIT("no-cache")},
+        {SPAN_LIT("X-Accel-Buffering"), SPAN_LIT("no")}, /* nginx would hold events back */
+        allow_origin,
+        expose,
+        correlation_header(ex),
+    };
+    const struct http_answer answer = {
+        .status = 200, .headers = headers, .header_count = SG_ARRAY_LEN(headers)};
+    exchange_set_state(ex, EXCHANGE_STREAMING);
+    http_request_answer_stream(ex->http, &answer, -1);
 }
 
 void exchange_answer_preflight(struct exchange *ex)

@@ -4,7 +4,7 @@
  *
  *   how the call ended                     route             cluster
  *   a reply came                           success           success
- *   no reply, the command is in Kafka      timeout           success
+ *   no reply, the command is in Kafka      timeout           success           (a progress reply proves that it is there)
  *   no reply, the command may be there     produce failure   produce failure
  *   no reply yet, the report doubts it     produce failure   produce failure   (a later reply changes nothing)
  *   refused, or certainly not written      produce failure   produce failure

@@ -222,6 +222,8 @@ void exchange_on_delivery(void *loop_arg, uint64_t handle, enum kafka_delivery d
     if (!entry)
         return;
     struct exchange *ex = SG_CONTAINER_OF(entry, struct exchange, entry);
+    if (ex->progressed && delivery != KAFKA_DELIVERED)
+        return; /* its reply knows better: the service has the command */
     switch (delivery) {
     case KAFKA_DELIVERED:
         ex->delivered = true;

@@ -2,7 +2,7 @@
 /* Invariants:
  * - A call belongs to one loop; everything here runs on it, but exchange_on_record() (reply.c), which touches only the shared
  *   part that is immutable or has its own lock.
- * - In PARKED, and only there, the call is in the awaiter table. Whoever removes it answers it.
+ * - In PARKED and STREAMING, and only there, the call is in the awaiter table. Whoever removes it answers it.
  * - A call in PROXYING was never handed to Kafka, or Kafka said NOT_PERSISTED (exchange_fall_back is the only door). */
 #include "internal.h"
 
@@ -16,7 +16,8 @@ static const char *const state_names[] = {
 static const unsigned transitions[EXCHANGE_STATE_COUNT] = {
     [EXCHANGE_NEW] = 1u << EXCHANGE_COLLECTING | 1u << EXCHANGE_PROXYING | 1u << EXCHANGE_ANSWERED,
     [EXCHANGE_COLLECTING] = 1u << EXCHANGE_PARKED | 1u << EXCHANGE_PROXYING | 1u << EXCHANGE_ANSWERED,
-    [EXCHANGE_PARKED] = 1u << EXCHANGE_PROXYING | 1u << EXCHANGE_ANSWERED,
+    [EXCHANGE_PARKED] = 1u << EXCHANGE_STREAMING | 1u << EXCHANGE_PROXYING | 1u << EXCHANGE_ANSWERED,
+    [EXCHANGE_STREAMING] = 1u << EXCHANGE_ANSWERED,
     [EXCHANGE_PROXYING] = 1u << EXCHANGE_ANSWERED,
     [EXCHANGE_ANSWERED] = 0,
 };
@@ -78,14 +79,17 @@ void exchange_body_release(struct exchange *ex, bool drop)
 
 void exchange_unpark(struct exchange *ex, enum await_winner winner)
 {
-    SG_ASSERT(ex->state == EXCHANGE_PARKED);
+    SG_ASSERT(exchange_waits(ex));
     if (await_is_pending(&ex->entry)) /* the deadline has removed it already */
         await_remove(&ex->entry, winner);
     exchange_fields_remove(ex);
     if (ex->in_flight)
         atomic_fetch_sub_explicit(&exchange_route_state(ex)->operation->in_flight, 1, memory_order_relaxed);
     ex->in_flight = false;
-    ex->waited_ns = loop_now_ns(ex->worker->loop) - ex->parked_ns;
+    if (ex->stream)
+        exchange_stream_quit(ex);
+    else
+        ex->waited_ns = loop_now_ns(ex->worker->loop) - ex->parked_ns;
     exchange_breaker_report_end(ex, winner);
 }
 
@@ -220,7 +224,7 @@ static void on_gone(void *user)
     struct exchange *ex = user;
     if (!ex)
         return;
-    if (ex->state == EXCHANGE_PARKED)
+    if (exchange_waits(ex))
         exchange_unpark(ex, AWAIT_WON_CLIENT_GONE);
     exchange_proxy_stop(ex);
     if (ex->state != EXCHANGE_ANSWERED)
@@ -234,6 +238,8 @@ static void on_drain(void *user)
     struct exchange *ex = user;
     if (ex->call)
         legacy_call_resume(ex->call);
+    if (ex->stream)
+        exchange_stream_drain(ex);
 }
 
 static void on_done(void *user, const struct http_summary *summary)
@@ -241,10 +247,11 @@ static void on_done(void *user, const struct http_summary *summary)
     struct exchange *ex = user;
     if (!ex)
         return;
-    if (ex->state == EXCHANGE_PARKED)
+    if (exchange_waits(ex))
         exchange_unpark(ex, AWAIT_WON_CLIENT_GONE);
     exchange_proxy_stop(ex);
     exchange_report(ex, summary);
+    exchange_stream_free(ex);
     ex->worker->active--;
     exchange_body_release(ex, false);
     exchange_view_release(ex->worker, ex->view);

@@ -10,11 +10,12 @@
 #define EXCHANGE_JSON_NODES 65536u
 #define EXCHANGE_SMALL_BODY (16 << 10) /* legacy answers up to this size are sent in one piece */
 
-#define EXCHANGE_STATES(X)                                                                  \
-    X(EXCHANGE_NEW, "new")               /* the head is being looked at */                  \
-    X(EXCHANGE_COLLECTING, "collecting") /* Kafka path: the body comes in */                \
-    X(EXCHANGE_PARKED, "parked")         /* the command is out; the awaiter table has it */ \
-    X(EXCHANGE_PROXYING, "proxying")     /* legacy path: a call is under way */             \
+#define EXCHANGE_STATES(X)                                                                      \
+    X(EXCHANGE_NEW, "new")               /* the head is being looked at */                      \
+    X(EXCHANGE_COLLECTING, "collecting") /* Kafka path: the body comes in */                    \
+    X(EXCHANGE_PARKED, "parked")         /* the command is out; the awaiter table has it */     \
+    X(EXCHANGE_STREAMING, "streaming")   /* the same, and the head of an event stream is out */ \
+    X(EXCHANGE_PROXYING, "proxying")     /* legacy path: a call is under way */                 \
     X(EXCHANGE_ANSWERED, "answered")     /* an answer is queued, or the client is gone */
 enum exchange_state {
 #define X(code, name) code,
@@ -37,13 +38,21 @@ struct exchange_worker {
     struct legacy *legacy; /* NULL: none configured */
     struct auth *auth;     /* NULL: no keys */
     struct ops_counters *counters;
-    uint32_t active;
+    uint32_t active, streams;
     struct log_limit log_limit;
     struct log_limit dead_letters,
         dead_letter_log; /* how many may go in a second; how many failures are told */
     /* Working memory, used within one callback only. */
     struct json_doc body_doc, reply_doc, command_doc;
     struct buf scratch, payload, value, key, text;
+};
+
+/* The answer as an event stream. */
+struct exchange_stream {
+    struct exchange *ex;
+    struct loop_timer quiet; /* the next comment line is due */
+    struct buf last;         /* the terminal event, while the front has no room for it */
+    uint64_t events;         /* taken by the front */
 };
 
 struct exchange {
@@ -66,11 +75,13 @@ struct exchange {
     uint64_t parked_ns;          /* CLOCK_MONOTONIC */
     uint64_t waited_ns;          /* produce to reply */
     bool delivered, uncertain;
+    bool progressed;        /* a progress reply came: the command is in Kafka, whatever a report says */
     bool in_flight;         /* counted in the route's bulkhead */
     uint64_t body_reserved; /* bytes of the body budget */
     struct path_permit route_permit, cluster_permit;
     uint64_t retry_after_ns;                /* of an answer that may be retried; 0: a second */
     struct await_fields_node **field_nodes; /* one per field match of the route; NULL: off */
+    struct exchange_stream *stream;         /* NULL: its answer is no event stream */
     struct legacy_call *call;
     bool legacy_streaming, legacy_ended;
     struct buf legacy_body;          /* a small answer being gathered */
@@ -84,6 +95,11 @@ void exchange_view_release(struct exchange_worker *worker, struct exchange_view 
 void exchange_set_state(struct exchange *ex, enum exchange_state state);
 struct exchange_route *exchange_route_state(const struct exchange *ex);
 void exchange_scope(const struct exchange *ex, struct mapping_scope *scope);
+/* Whether the awaiter table has it. */
+static inline bool exchange_waits(const struct exchange *ex)
+{
+    return ex->state == EXCHANGE_PARKED || ex->state == EXCHANGE_STREAMING;
+}
 /* The awaiter's side: out of the table and of the field index. */
 void exchange_unpark(struct exchange *ex, enum await_winner winner);
 /* Gives the body's part of the budget back, and the body itself if it is not needed any more. */
@@ -121,6 +137,22 @@ bool exchange_on_record(void *arg, struct kafka_record *record);
 void exchange_on_reply(void *loop_arg, const struct kafka_record *record);
 /* dead_letter.c: keeps a reply to this call that cannot be used, if there is a topic for that. */
 void exchange_dead_letter(struct exchange *ex, const struct kafka_record *record, const char *reason);
+/* stream.c */
+/* A progress reply: an event if the client asked for a stream, which its first one begins. The call goes on waiting. */
+void exchange_stream_progress(struct exchange *ex, const struct route_answer *answer,
+                              const struct mapping_scope *scope);
+/* A terminal reply is here, and the call still parked. Begins the stream if this is the first reply, the client asked for a
+ * stream, and the reply is a success. */
+void exchange_stream_offer(struct exchange *ex, const struct route_answer *answer);
+/* The terminal event of a call that is STREAMING and not in the table any more. */
+void exchange_stream_end(struct exchange *ex, const struct route_answer *answer,
+                         const struct mapping_scope *scope);
+void exchange_stream_end_error(struct exchange *ex, struct span body);
+/* The front has room again. */
+void exchange_stream_drain(struct exchange *ex);
+/* Nothing is waited for any more: no more comment lines. */
+void exchange_stream_quit(struct exchange *ex);
+void exchange_stream_free(struct exchange *ex);
 /* proxy.c */
 void exchange_proxy_start(struct exchange *ex, bool stream);
 size_t exchange_proxy_write(struct exchange *ex, const char *data, size_t len);
@@ -140,5 +172,7 @@ void exchange_answer_rule(struct exchange *ex, const struct route_answer *answer
 void exchange_answer_legacy(struct exchange *ex, const struct legacy_response *response,
                             int64_t stream_length, struct span body, bool streamed);
 void exchange_answer_preflight(struct exchange *ex);
+/* The head of an event stream. */
+void exchange_answer_stream(struct exchange *ex);
 /* report.c */
 void exchange_report(struct exchange *ex, const struct http_summary *summary);

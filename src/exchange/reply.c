@@ -187,8 +187,16 @@ static enum ops_reply finish(struct exchange *ex, const struct kafka_record *rec
     }
     if (!rule)
         exchange_dead_letter(ex, record, "unmapped");
-    exchange_unpark(ex, AWAIT_WON_REPLY);
+    if (rule && rule->progress) {
+        exchange_stream_progress(ex, &rule->answer, &scope);
+        return OPS_REPLY_PROGRESS;
+    }
     if (rule)
+        exchange_stream_offer(ex, &rule->answer);
+    exchange_unpark(ex, AWAIT_WON_REPLY);
+    if (rule && ex->state == EXCHANGE_STREAMING)
+        exchange_stream_end(ex, &rule->answer, &scope);
+    else if (rule)
         exchange_answer_rule(ex, &rule->answer, &scope);
     else
         exchange_answer_error(ex, ERR_REPLY_UNMAPPED, "The reply has no rule in the route");
@@ -244,6 +252,6 @@ void exchange_on_reply(void *loop_arg, const struct kafka_record *record)
     struct exchange *ex = entry ? SG_CONTAINER_OF(entry, struct exchange, entry) : NULL;
     enum ops_reply result = ex ? finish(ex, record, &schema) : classify_loss(worker, record);
     ops_count_reply(worker->counters, result);
-    if (ex && result != OPS_REPLY_MATCHED)
+    if (ex && result != OPS_REPLY_MATCHED && result != OPS_REPLY_PROGRESS)
         log_ignored(ex, record, result, schema);
 }

@@ -30,6 +30,8 @@ void exchange_report(struct exchange *ex, const struct http_summary *summary)
     log_ms(&line, "durationMs", duration_ns);
     if (ex->parked_ns)
         log_ms(&line, "waitMs", ex->waited_ns);
+    if (ex->stream)
+        log_u64(&line, "events", ex->stream->events);
     if (ex->fallback >= 0)
         log_str(&line, "fallback", path_fallback_name((enum path_fallback)ex->fallback));
     if (ex->code != ERR_OK)

@@ -107,6 +107,7 @@ void exchange_worker_collect(struct exchange_worker *worker, struct ops_counters
     (void)!ops_counters_add(counters, worker->counters);
     struct ops_gauges mine = {
         .parked = await_count(worker->table),
+        .streams = worker->streams,
         .active_requests = worker->active,
         .legacy_active = worker->legacy ? legacy_active(worker->legacy) : 0,
         .legacy_retries = worker->legacy ? legacy_retries(worker->legacy) : 0,

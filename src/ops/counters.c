@@ -106,6 +106,14 @@ void ops_count_dead_letter(struct ops_counters *counters, enum ops_dead_letter r
     counters->dead_letters[result]++;
 }
 
+void ops_count_event(struct ops_counters *counters, bool sent)
+{
+    if (sent)
+        counters->events_sent++;
+    else
+        counters->events_dropped++;
+}
+
 static void add_array(uint64_t *dst, const uint64_t *src, size_t count)
 {
     for (size_t i = 0; i < count; i++)
@@ -129,12 +137,15 @@ enum err_code ops_counters_add(struct ops_counters *dst, const struct ops_counte
     add_array(dst->fallbacks, src->fallbacks, PATH_FALLBACK_COUNT);
     add_array(dst->replies, src->replies, OPS_REPLY_COUNT);
     add_array(dst->dead_letters, src->dead_letters, OPS_DEAD_LETTER_COUNT);
+    dst->events_sent += src->events_sent;
+    dst->events_dropped += src->events_dropped;
     return ERR_OK;
 }
 
 void ops_gauges_add(struct ops_gauges *dst, const struct ops_gauges *src)
 {
     dst->parked += src->parked;
+    dst->streams += src->streams;
     dst->active_requests += src->active_requests;
     dst->legacy_active += src->legacy_active;
     dst->legacy_retries += src->legacy_retries;

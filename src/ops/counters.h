@@ -23,4 +23,5 @@ struct ops_counters {
     uint64_t fallbacks[PATH_FALLBACK_COUNT];
     uint64_t replies[OPS_REPLY_COUNT];
     uint64_t dead_letters[OPS_DEAD_LETTER_COUNT];
+    uint64_t events_sent, events_dropped;
 };

@@ -220,6 +220,10 @@ void ops_render_metrics(const struct ops_counters *counters, const struct ops_ga
                                                 : i == OPS_REPLY_INVALID ? process->invalid_skipped
                                                                          : 0));
     render_dead_letters(counters, process, out);
+    value(out, "syncgate_event_streams", "gauge", "Event streams under way.", gauges->streams);
+    head(out, "syncgate_stream_events_total", "counter", "Events of event streams, by result.");
+    render_labelled(out, "syncgate_stream_events_total", "result", "sent", counters->events_sent);
+    render_labelled(out, "syncgate_stream_events_total", "result", "dropped", counters->events_dropped);
     head(out, "syncgate_awaiter_wins_total", "counter", "Parked requests that ended, by who finished them.");
     for (int i = AWAIT_PENDING + 1; i < AWAIT_WINNER_COUNT; i++)
         render_labelled(out, "syncgate_awaiter_wins_total", "winner", await_winner_name((enum await_winner)i),

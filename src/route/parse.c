@@ -472,6 +472,27 @@ static bool parse_answer(struct parser *p, const struct json_node *node, struct 
            reader_fail(&p->r, "an answer with status %u has no body", status);
 }
 
+/* Passed on as an event of a stream: there is no status or header of its own to send. */
+static bool parse_progress(struct parser *p, const struct json_node *node, struct route_reply_rule *rule)
+{
+    static const char *const others[] = {"status", "headers"};
+    for (size_t i = 0; i < SG_ARRAY_LEN(others); i++)
+        if (reader_get(&p->r, node, others[i]))
+            return reader_fail(&p->r, "a reply that is not terminal has no \"%s\"", others[i]);
+    if (!reader_get(&p->r, node, "body"))
+        return reader_fail(&p->r, "the key \"body\" is missing");
+    rule->progress = p->route->has_progress = true;
+    return parse_member_template(p, node, "body", false, MAPPING_REPLY_ROOTS, &rule->answer.body);
+}
+
+static bool has_terminal(const struct route *route)
+{
+    for (size_t i = 0; i < route->rule_count; i++)
+        if (!route->rules[i].progress)
+            return true;
+    return false;
+}
+
 static bool same_event(struct span a, struct span b)
 {
     return !a.ptr == !b.ptr && span_eq(a, b);
@@ -519,15 +540,18 @@ static bool parse_rule_schema(struct parser *p, const struct json_node *node, st
 
 static bool parse_rule(struct parser *p, const struct json_node *node, size_t index)
 {
-    static const char *const keys[] = {"topic",  "eventType", "versions", "when", "schema",
-                                       "status", "headers",   "body",     NULL};
+    static const char *const keys[] = {"topic",    "eventType", "versions", "when", "schema",
+                                       "terminal", "status",    "headers",  "body", NULL};
     struct route_reply_rule *rule = &p->route->rules[index];
     struct span topic;
+    bool terminal = true;
     rule->versions = p->versions;
     return reader_keys(&p->r, node, keys) && parse_topic(p, node, &topic) &&
            intern_topic(p, topic, &rule->topic) && parse_rule_type(p, node, rule) &&
            versions_parse(&p->r, node, &rule->versions) && parse_rule_schema(p, node, rule) &&
-           parse_when(p, node, MAPPING_REPLY_ROOTS, &rule->when) && parse_answer(p, node, &rule->answer) &&
+           parse_when(p, node, MAPPING_REPLY_ROOTS, &rule->when) &&
+           reader_bool(&p->r, node, "terminal", &terminal) &&
+           (terminal ? parse_answer(p, node, &rule->answer) : parse_progress(p, node, rule)) &&
            check_reachable(p, index);
 }
 
@@ -548,6 +572,8 @@ static bool parse_replies(struct parser *p, const struct json_node *root)
             return false;
         reader_leave(&p->r, inner);
     }
+    if (!has_terminal(p->route))
+        return reader_fail(&p->r, "no rule is terminal: nothing but the deadline would end a call");
     reader_leave(&p->r, mark);
     return true;
 }

@@ -142,7 +142,8 @@ static const char rig_openapi[] =
     "\"/primary\":{\"post\":{\"operationId\":\"primary\",\"responses\":{}}},"
     "\"/only\":{\"post\":{\"operationId\":\"only\",\"responses\":{}}},"
     "\"/short\":{\"post\":{\"operationId\":\"short\",\"responses\":{}}}," RIG_MORE_OPENAPI
-    "\"/fields\":{\"post\":{\"operationId\":\"fields\",\"responses\":{}}}}}";
+    "\"/fields\":{\"post\":{\"operationId\":\"fields\",\"responses\":{}}},"
+    "\"/progress\":{\"post\":{\"operationId\":\"progress\",\"responses\":{}}}}}";
 static const struct {
     const char *text;
     enum path_mode mode;
@@ -153,7 +154,18 @@ static const struct {
                "null"),
      PATH_MODE_ONLY},
     {RIG_ROUTE("short", "/short", "\"timeoutMs\":100,", "", "null"), PATH_MODE_PRIMARY},
-    {RIG_ROUTE("fields", "/fields", "\"timeoutMs\":600000,", "", RIG_MATCH),
+    {RIG_ROUTE("fields", "/fields", "\"timeoutMs\":600000,", "", RIG_MATCH), PATH_MODE_PRIMARY},
+    {"{\"operationId\":\"progress\",\"method\":\"POST\",\"path\":\"/progress\",\"pathMode\":\"exact\","
+     "\"auth\":{\"required\":false},\"timeoutMs\":600000,\"command\":{\"topic\":\"races.commands\","
+     "\"eventType\":\"thing.do\",\"payload\":{\"correlationId\":\"${correlationId}\"}},\"replies\":["
+     "{\"topic\":\"races.replies\",\"eventType\":\"thing.progress\",\"terminal\":false,\"body\":"
+     "\"${reply.at}\"},"
+     "{\"topic\":\"races.replies\",\"eventType\":\"thing.done\",\"when\":[{\"value\":\"${reply.ok}\","
+     "\"is\":true}],\"status\":201,\"headers\":{\"X-Rule\":\"r\"},\"body\":{\"from\":\"kafka\","
+     "\"id\":\"${correlationId}\"}},"
+     "{\"topic\":\"races.replies\",\"eventType\":\"thing.done\",\"when\":[{\"value\":\"${reply.ok}\","
+     "\"is\":false}],\"status\":409,\"body\":{\"from\":\"refusal\",\"id\":\"${correlationId}\"}},"
+     "{\"topic\":\"races.events\",\"status\":204}]}",
      PATH_MODE_PRIMARY} RIG_MORE_ROUTES,
 };
 
@@ -363,13 +375,15 @@ struct call {
     unsigned number; /* of the case */
 };
 static unsigned rig_case;
+static const char *rig_headers = ""; /* of the next calls, each with its line end */
 
 static void call_send(struct call *call, const char *path, const char *name, bool hold)
 {
-    char headers[64];
+    char headers[256];
     *call = (struct call){.number = rig_case++};
     assert_true(rig_case < RIG_CASES);
-    snprintf(headers, sizeof(headers), "X-Case: %u\r\n%s", call->number, hold ? "X-Hold: 1\r\n" : "");
+    snprintf(headers, sizeof(headers), "X-Case: %u\r\n%s%s", call->number, hold ? "X-Hold: 1\r\n" : "",
+             rig_headers);
     call->client.fd = client_connect();
     call->client.io.fd = call->client.fd;
     call->client.io.on_ready = client_on_ready;

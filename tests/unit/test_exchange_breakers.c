@@ -250,6 +250,52 @@ static void test_how_a_call_ended(void **state)
     rig_doing = NULL;
 }
 
+/* A progress reply is no outcome, the end of the wait is. But it proves that the command is in Kafka, whatever its report says. */
+static void test_progress(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        enum kafka_delivery report; /* behind the progress; KAFKA_DELIVERED: none came */
+        enum { ENDS_BY_REPLY, ENDS_BY_DEADLINE, ENDS_BY_CLIENT } end;
+        struct counted by[WHO_COUNT];
+    } cases[] = {
+        {"reply", KAFKA_DELIVERED, ENDS_BY_REPLY, {{1, 0, 0}, {1, 0, 0}}},
+        {"deadline", KAFKA_DELIVERED, ENDS_BY_DEADLINE, {{1, 0, 1}, {1, 0, 0}}},
+        {"client", KAFKA_DELIVERED, ENDS_BY_CLIENT, {{0, 0, 0}, {0, 0, 0}}},
+        {"not persisted, reply", KAFKA_NOT_PERSISTED, ENDS_BY_REPLY, {{1, 0, 0}, {1, 0, 0}}},
+        {"not persisted, deadline", KAFKA_NOT_PERSISTED, ENDS_BY_DEADLINE, {{1, 0, 1}, {1, 0, 0}}},
+        {"uncertain, deadline", KAFKA_UNCERTAIN, ENDS_BY_DEADLINE, {{1, 0, 1}, {1, 0, 0}}},
+    };
+    struct exchange_breaker *const breakers[WHO_COUNT] = {&state_of("progress")->operation->breaker,
+                                                          breaker_of(CLUSTER)};
+    for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++) {
+        static struct call call;
+        rig_doing = cases[i].name;
+        fresh();
+        call_park(&call, "/progress", "lamp", false);
+        reply_by_hand(&call, RIG_TOPIC_REPLIES, "{\"eventType\":\"thing.progress\",\"at\":1}");
+        if (cases[i].report != KAFKA_DELIVERED)
+            deliver(&call, cases[i].report);
+        for (int who = 0; who < WHO_COUNT; who++)
+            assert_int_equal(look_at(breakers[who], settings_of((enum who)who)).calls, 0);
+        assert_true(call_is_parked(&call));
+        if (cases[i].end == ENDS_BY_REPLY)
+            reply_well(&call);
+        else if (cases[i].end == ENDS_BY_DEADLINE)
+            deadline_now(&call);
+        client_fini(&call.client);
+        rig_settle();
+        for (int who = 0; who < WHO_COUNT; who++) {
+            struct path_breaker_view view = look_at(breakers[who], settings_of((enum who)who));
+            assert_int_equal(view.calls, cases[i].by[who].calls);
+            assert_int_equal(view.produce_failures, cases[i].by[who].produce_failures);
+            assert_int_equal(view.timeouts, cases[i].by[who].timeouts);
+        }
+    }
+    rig_doing = NULL;
+}
+
 /* Each code that a command may be refused with, before it is out or by its report. */
 static void test_codes(void **state)
 {
@@ -656,6 +702,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(test_settings, rig_after),
         cmocka_unit_test_teardown(test_how_a_call_ended, rig_after),
+        cmocka_unit_test_teardown(test_progress, rig_after),
         cmocka_unit_test_teardown(test_codes, rig_after),
         cmocka_unit_test_teardown(test_overloaded_counts_for_nothing, rig_after),
         cmocka_unit_test_teardown(test_opens_by_its_own_threshold, rig_after),

@@ -405,12 +405,13 @@ static void test_adding_up(void **state)
             ops_count_fallback(both[b], (enum path_fallback)((random >> 16) % PATH_FALLBACK_COUNT));
             ops_count_reply(both[b], (enum ops_reply)((random >> 19) % OPS_REPLY_COUNT));
             ops_count_dead_letter(both[b], (enum ops_dead_letter)((random >> 22) % OPS_DEAD_LETTER_COUNT));
+            ops_count_event(both[b], random >> 22 & 1);
         }
     }
     for (int i = 0; i < 3; i++) {
         unsigned n = 1u << (4 * i);
-        parts[i] = (struct ops_gauges){n,     2 * n, 3 * n, {0, n, 2 * n, 3 * n, 4 * n, 5 * n},
-                                       4 * n, 5 * n, 6 * n, 7 * n};
+        parts[i] = (struct ops_gauges){n,     2 * n, 3 * n, {0, n, 2 * n, 3 * n, 4 * n, 5 * n}, 4 * n, 5 * n,
+                                       6 * n, 7 * n, 8 * n};
         ops_gauges_add(&gauges, &parts[i]);
         assert_int_equal(ops_counters_add(sum, loops[i]), ERR_OK);
     }
@@ -467,6 +468,9 @@ static void test_process_values(void **state)
     ops_count_reply(counters, OPS_REPLY_INVALID);
     ops_count_dead_letter(counters, OPS_DEAD_LETTER_FAILED);
     ops_count_dead_letter(counters, OPS_DEAD_LETTER_SUPPRESSED);
+    ops_count_event(counters, true);
+    ops_count_event(counters, true);
+    ops_count_event(counters, false);
     render(counters, &gauges, &process);
     assert_true(value_of(exposition, "syncgate_kafka_reachable", "") == -1); /* no Kafka: no such metrics */
     assert_true(value_of(exposition, "syncgate_draining", "") == 0);
@@ -505,6 +509,8 @@ static void test_process_values(void **state)
         {"syncgate_replies_total", "result=unmatched", 21}, /* the loops' and the reader's */
         {"syncgate_replies_total", "result=invalid", 31},
         {"syncgate_replies_total", "result=matched", 0},
+        {"syncgate_stream_events_total", "result=sent", 2},
+        {"syncgate_stream_events_total", "result=dropped", 1},
     };
     for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++)
         if (value_of(exposition, cases[i].name, cases[i].labels) != cases[i].value)
@@ -590,8 +596,9 @@ static void test_health_without_checks(void **state)
 static void test_names(void **state)
 {
     (void)state;
-    static const char *const names[] = {"matched",    "late",    "duplicate",       "unmatched",
-                                        "mismatched", "invalid", "unknown_version", "invalid_schema"};
+    static const char *const names[] = {"matched",   "progress",        "late",
+                                        "duplicate", "unmatched",       "mismatched",
+                                        "invalid",   "unknown_version", "invalid_schema"};
     assert_int_equal(SG_ARRAY_LEN(names), OPS_REPLY_COUNT);
     for (int i = 0; i < OPS_REPLY_COUNT; i++)
         assert_string_equal(ops_reply_name((enum ops_reply)i), names[i]);

@@ -205,6 +205,15 @@ static void test_load_errors(void **state)
         {"\"status\":204", "\"status\":204,\"body\":{}",
          "r.json: $.replies[1]: an answer with status 204 has no body"},
         {"\"status\":204", "\"status\":200,\"bdy\":{}", "r.json: $.replies[1]: unknown key \"bdy\""},
+        {"\"status\":204", "\"status\":204,\"terminal\":0",
+         "r.json: $.replies[1].terminal: expected true or false"},
+        {"\"status\":204", "\"status\":200,\"terminal\":false,\"body\":{}",
+         "r.json: $.replies[1]: a reply that is not terminal has no \"status\""},
+        {"\"status\":204", "\"headers\":{},\"terminal\":false,\"body\":{}",
+         "r.json: $.replies[1]: a reply that is not terminal has no \"headers\""},
+        {"\"status\":204", "\"terminal\":false", "r.json: $.replies[1]: the key \"body\" is missing"},
+        {"\"status\":204", "\"terminal\":false,\"body\":\"${replay}\"",
+         "r.json: $.replies[1].body: in \"${replay}\""},
         {"{\"topic\":\"t.ev\",\"status\":204}",
          "{\"topic\":\"t.ev\",\"status\":204},{\"topic\":\"t.ev\",\"eventType\":\"y\",\"status\":200}",
          "r.json: $.replies[2]: never used: rule 1 always answers this topic and eventType"},
@@ -272,6 +281,37 @@ static void test_load_errors(void **state)
         assert_null(parse_one(text, NULL)); /* the message may be unwanted */
         free(text);
     }
+}
+
+static void test_progress(void **state)
+{
+    (void)state;
+    struct err err = {0};
+    char *text = replace(base_route, "{\"topic\":\"t.ev\",\"status\":204}",
+                         "{\"topic\":\"t.ev\",\"terminal\":false,\"body\":{\"at\":\"${reply.at}\"}},"
+                         "{\"topic\":\"t.x\",\"terminal\":true,\"status\":204}");
+    struct route_table *table = parse_one(text, &err);
+    if (!table)
+        fail_msg("%s", err.text);
+    const struct route *route = &table->routes[0];
+    assert_true(route->has_progress);
+    assert_int_equal(route->rule_count, 3);
+    for (size_t i = 0; i < 3; i++)
+        assert_int_equal(route->rules[i].progress, i == 1);
+    assert_non_null(route->rules[1].answer.body);
+    route_table_freep(&table);
+    free(text);
+    table = parse_one(base_route, &err);
+    assert_non_null(table);
+    assert_false(table->routes[0].has_progress);
+    route_table_freep(&table);
+    /* A call that nothing can end. */
+    table = parse_one("{\"operationId\":\"getThing\",\"method\":\"GET\",\"path\":\"/api/things/{thingId}\","
+                      "\"command\":{\"topic\":\"t\",\"eventType\":\"e\",\"payload\":{}},"
+                      "\"replies\":[{\"topic\":\"o\",\"terminal\":false,\"body\":{}}]}",
+                      &err);
+    assert_null(table);
+    assert_ptr_equal(strstr(err.text, "r.json: $.replies: no rule is terminal"), err.text);
 }
 
 static void test_body_references(void **state)
@@ -873,6 +913,7 @@ int main(void)
         cmocka_unit_test(test_topic_names),
         cmocka_unit_test(test_find_untyped_rule),
         cmocka_unit_test(test_versions),
+        cmocka_unit_test(test_progress),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
