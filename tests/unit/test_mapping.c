@@ -321,6 +321,8 @@ static void test_filters_of_texts(void **state)
         {"\"${body.json | json.o | string}\"", "\"{\\\"k\\\":\\\"v w\\\"}\""},
         {"\"${body.json | json.o | string | string | json.k}\"", "\"v w\""},
         {"\"${body.json | json.l | string | json | string | json.0 | string}\"", "\"{\\\"id\\\":1}\""},
+        {"\"${body.json | json | string | length}\"", "131"}, /* scratch grows under the value */
+        {"\"${body.json | json | string | json.s}\"", "\"a\\\"b\xc3\xa9\""},
         /* array */
         {"\"${body.array | array}\"", "[ 1, \"[2]\" ]"},
         {"\"${body.json | json.l | array}\"", "[ {\"id\" : 1}, 2 ]"},
