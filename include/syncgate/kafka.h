@@ -122,6 +122,11 @@ struct kafka_command {
  * a topic that is not ready). Never blocks. Thread: any. */
 enum err_code kafka_produce(struct kafka *kafka, const struct kafka_command *command) SG_NODISCARD;
 
+/* Somebody waits for the delivery report of a command that is to be produced (begin), or does not any more. While nobody
+ * does, reports of delivered commands may come up to 20 ms late. Calls with true and with false come in pairs. Thread: any.
+ * Locks: none. */
+void kafka_await_reports(struct kafka *kafka, bool begin);
+
 /* ---- state. Thread: any ---- */
 
 /* Whether the reader has a position in every partition of this reply topic: nothing is produced on a route before. */
