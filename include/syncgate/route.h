@@ -73,6 +73,8 @@ struct route {
     size_t reply_topic_count;
     struct route_reply_rule *rules;
     size_t rule_count;
+    bool one_way;                 /* no reply comes: rules and reply topics are empty */
+    struct route_answer accepted; /* one_way: the answer once the broker has the record; over the request */
     struct route_field_match *field_matches; /* count 0: off */
     size_t field_match_count;
     const char *file; /* for messages */
