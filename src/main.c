@@ -48,6 +48,8 @@ static void print_routes(const struct app *app)
         column(route->command.event_type, 24);
         column(route->command.topic, 22);
         column(span_of(timeout), 8);
+        if (route->one_way)
+            printf("accepted:%d", route->accepted.status);
         for (size_t r = 0; r < route->rule_count; r++) { /* each type once */
             const struct route_reply_rule *rule = &route->rules[r];
             bool seen = false;

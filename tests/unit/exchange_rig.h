@@ -127,12 +127,18 @@ static void *rig_on_begin(void *arg, struct http_request *http)
     "[{\"topic\":\"races.events\",\"eventType\":\"thing.happened\",\"fields\":" \
     "[[\"${body.name}\",\"${reply.payload.name}\"]]}]"
 
+/* Routes of one test: a list of {text, mode}, and their paths in the OpenAPI document. */
+#ifndef RIG_MORE_ROUTES
+#define RIG_MORE_ROUTES
+#define RIG_MORE_PATHS ""
+#endif
+
 static const char rig_openapi[] =
     "{\"openapi\":\"3.1.0\",\"info\":{\"title\":\"t\",\"version\":\"1\"},\"paths\":{"
     "\"/primary\":{\"post\":{\"operationId\":\"primary\",\"responses\":{}}},"
     "\"/only\":{\"post\":{\"operationId\":\"only\",\"responses\":{}}},"
     "\"/short\":{\"post\":{\"operationId\":\"short\",\"responses\":{}}},"
-    "\"/fields\":{\"post\":{\"operationId\":\"fields\",\"responses\":{}}}}}";
+    "\"/fields\":{\"post\":{\"operationId\":\"fields\",\"responses\":{}}}" RIG_MORE_PATHS "}}";
 static const struct {
     const char *text;
     enum path_mode mode;
@@ -144,6 +150,7 @@ static const struct {
      PATH_MODE_ONLY},
     {RIG_ROUTE("short", "/short", "\"timeoutMs\":100,", "", "null"), PATH_MODE_PRIMARY},
     {RIG_ROUTE("fields", "/fields", "\"timeoutMs\":600000,", "", RIG_MATCH), PATH_MODE_PRIMARY},
+    RIG_MORE_ROUTES /* of one test */
 };
 
 static uint32_t rig_reply_topic(int topic)
