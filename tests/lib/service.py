@@ -11,7 +11,8 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from process import PATIENCE_S
 
 COMMANDS, RESPONSES, EVENTS = "device.commands.v1", "device.commands.responses.v1", "device.events.v1"
-TOPICS = (COMMANDS, RESPONSES, EVENTS)
+MQTT_EVENTS, TELEMETRY, USER_EVENTS = "mqtt.events.v1", "device.telemetry.v1", "user-events"  # one-way routes
+TOPICS = (COMMANDS, RESPONSES, EVENTS, MQTT_EVENTS, TELEMETRY, USER_EVENTS)
 # The embedded broker's Fetch is no long poll: an empty one takes the whole fetch.wait.max.ms.
 CLIENT = {"fetch.wait.max.ms": 5, "socket.nagle.disable": True, "reconnect.backoff.max.ms": 500,
           "topic.metadata.refresh.interval.ms": 2000, "log_level": 0}
