@@ -102,7 +102,7 @@ def test_a_silent_service_opens_the_breaker_of_its_route(start, device_id):
     gateway = start(routes=copy_routes(impatient), KAFKA_MESSAGE_TIMEOUT="600ms", SYNCGATE_BREAKER_MIN_CALLS=4,
                     SYNCGATE_BREAKER_OPEN="1s", SYNCGATE_BREAKER_PROBES=1)
     assert {row["state"] for row in gateway.breakers().values()} == {"closed"}
-    assert set(gateway.breakers()) == {"cluster", BIND_ROUTE, UNBIND_ROUTE}
+    assert {"cluster", BIND_ROUTE, UNBIND_ROUTE} <= set(gateway.breakers())
     with Service(gateway.bootstrap()) as service:
         calls = Together()
         for number in range(4):
