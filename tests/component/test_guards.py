@@ -115,7 +115,7 @@ def test_a_silent_service_opens_the_breaker_of_its_route(start, device_id):
         assert answer_.json()["legacy"] and gateway.exchange_of(answer_)["fallback"] == "breaker_open"
         metrics = gateway.metrics()
         assert metrics.sum("syncgate_breaker_state", route=BIND_ROUTE, scope="route", state="open") == 1
-        assert metrics.sum("syncgate_breaker_state", state="closed") == 2
+        assert metrics.sum("syncgate_breaker_state", state="closed") == len(gateway.breakers()) - 1
         assert metrics.sum("syncgate_breaker_opened_total") == 1
         assert 0 < metrics.sum("syncgate_breaker_next_probe_seconds", route=BIND_ROUTE) <= 1.2
         assert metrics.sum("syncgate_fallbacks_total", reason="breaker_open") == 1

@@ -115,9 +115,9 @@ static void test_openapi_compiles(void **state)
             }
         }
     }
-    assert_int_equal(operations, 11);
-    assert_int_equal(bodies, 6);
-    assert_int_equal(parameters, 18);
+    assert_true(operations >= 17);
+    assert_true(bodies >= 12);
+    assert_true(parameters >= 18);
     json_fini(&doc);
     buf_fini(&text);
 }
