@@ -35,6 +35,8 @@ static void print_route(const struct route *route, const char *flag, const struc
     column(route->command.event_type, 28);
     column(route->command.topic, 24);
     column(span_of(timeout), 8);
+    if (route->one_way)
+        printf("accepted:%d", route->accepted.status);
     for (size_t r = 0; r < route->rule_count; r++) { /* each type once */
         const struct route_reply_rule *rule = &route->rules[r];
         struct span topic = reply_topics[rule->topic];

@@ -41,7 +41,8 @@ unsigned await_handle_loop(uint64_t handle);
     X(AWAIT_WON_DEADLINE, "deadline")               \
     X(AWAIT_WON_PRODUCE_FAILURE, "produce_failure") \
     X(AWAIT_WON_CLIENT_GONE, "client_gone")         \
-    X(AWAIT_WON_SHUTDOWN, "shutdown")
+    X(AWAIT_WON_SHUTDOWN, "shutdown")               \
+    X(AWAIT_WON_DELIVERED, "delivered")
 enum await_winner {
 #define X(code, name) code,
     AWAIT_WINNERS(X)

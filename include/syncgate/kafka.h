@@ -130,6 +130,10 @@ enum err_code kafka_produce(struct kafka *kafka, const struct kafka_command *com
  * when KAFKA_FORWARD_BYTES_MAX would be passed, so that commands find room. Never blocks. Thread: any. */
 enum err_code kafka_forward(struct kafka *kafka, uint32_t command_topic, const struct kafka_record *record,
                             const struct kafka_header *headers, size_t header_count) SG_NODISCARD;
+/* Somebody waits for the delivery report of a command that is to be produced (begin), or does not any more. While nobody
+ * does, reports of delivered commands may come up to 20 ms late. Calls with true and with false come in pairs. Thread: any.
+ * Locks: none. */
+void kafka_await_reports(struct kafka *kafka, bool begin);
 
 /* ---- state. Thread: any ---- */
 

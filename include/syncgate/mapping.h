@@ -5,15 +5,21 @@
  * A template is plain JSON. `${...}` inside a string is an expression; a string that is exactly one expression keeps the
  * value's type, otherwise the value is put in as text. Expression grammar:
  *
- *   expr      := operand { ("??" | "||") operand } [ "|" filter ]
+ *   expr      := operand { ("??" | "||") operand } { "|" filter }
  *   operand   := reference | JSON string | JSON number | true | false | null
  *   reference := root { "." name | "." index | "[" JSON string "]" }
  *   filter    := "isoTime"  ISO text or integer unix ms -> 2025-08-16T10:00:00.000Z; anything else counts as missing
  *              | "string"   the value as a JSON string; null stays null
+ *              | "array"    an array as it is; anything else counts as missing
+ *              | "json" { "." name | "." index | "[" JSON string "]" }
+ *                           a string that holds JSON becomes its value, any other string counts as missing, what is no
+ *                           string stays; then the member behind the steps, if there are any
+ *              | "segment" ":" N   the N-th part of a string between slashes, from 0; missing if there is none
+ *              | "length"   bytes of a string's text (UTF-8), else of the compact JSON; missing for null
  *
  * `a ?? b` takes b when a is missing or null; `a || b` also when a is the empty string (or false/0 as in JavaScript). A
- * chain is read from the left and chooses by the values themselves; the filter then converts the chosen one, and when it
- * cannot, that operand counts as missing and the next is tried. A missing value without a default drops its key (or array
+ * chain is read from the left and chooses by the values themselves; the filters then convert the chosen one, one after the
+ * other, and when one cannot, that operand counts as missing and the next is tried. A missing value without a default drops its key (or array
  * element; inside a longer string it is empty). null is a value: it is written as null where the type is kept, and is
  * empty inside a longer string or text. Duplicates in a repeated member or query name: the last member, the first query
  * parameter. `$${` stands for a literal `${`. Keys of a template are literal.

@@ -85,6 +85,8 @@ struct route {
     struct route_reply_rule *rules; /* at least one of them is no progress */
     size_t rule_count;
     bool has_progress;
+    bool one_way;                 /* no reply comes: rules and reply topics are empty */
+    struct route_answer accepted; /* one_way: the answer once the broker has the record; over the request */
     struct route_field_match *field_matches; /* count 0: off */
     size_t field_match_count;
     struct span disabled_because; /* ptr NULL: enabled */

@@ -140,7 +140,10 @@ void exchange_answer_rule(struct exchange *ex, const struct route_answer *rule,
     if (code == ERR_OK)
         code = rule_headers(ex, rule, scope, headers, &count);
     if (code != ERR_OK || !buf_ok(&worker->value)) { /* not retriable: the command was executed */
-        exchange_answer_error(ex, ERR_INTERNAL, "The reply came, but there is no memory to answer with it");
+        exchange_answer_error(ex, ERR_INTERNAL,
+                              ex->route->one_way
+                                  ? "The event was written, but there is no memory to answer with it"
+                                  : "The reply came, but there is no memory to answer with it");
         return;
     }
     const struct http_answer answer = {rule->status, headers, count, buf_span(&worker->value)};

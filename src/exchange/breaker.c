@@ -4,6 +4,7 @@
  *
  *   how the call ended                     route             cluster
  *   a reply came                           success           success
+ *   one-way: the command is in Kafka       success           success
  *   no reply, the command is in Kafka      timeout           success           (a progress reply proves that it is there)
  *   no reply, the command may be there     produce failure   produce failure
  *   no reply yet, the report doubts it     produce failure   produce failure   (a later reply changes nothing)
@@ -183,6 +184,7 @@ void exchange_breaker_report_end(struct exchange *ex, enum await_winner winner)
 {
     switch (winner) {
     case AWAIT_WON_REPLY:
+    case AWAIT_WON_DELIVERED:
         exchange_breaker_report(ex, PATH_OUTCOME_SUCCESS, PATH_OUTCOME_SUCCESS);
         break;
     case AWAIT_WON_DEADLINE:

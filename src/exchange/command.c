@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* From a checked request to a parked one: the command is formed, checked against the Kafka contract, and produced. */
+/* From a checked request to a parked one: the command is formed, checked against the Kafka contract, and produced. And what
+ * its delivery report means: for most calls the wait for the reply goes on, one-way calls end with it. */
 #include "internal.h"
 
 /* ---- trace context (W3C) ---- */
@@ -88,15 +89,20 @@ static enum err_code produce(struct exchange *ex, bool has_key)
     const struct exchange_route *state = exchange_route_state(ex);
     char made[56], deadline[24];
     struct buf deadline_text = {deadline, 0, sizeof(deadline), false};
-    buf_append_i64(&deadline_text, ex->deadline_ms);
     struct span id = {ex->id_text, AWAIT_ID_TEXT_LEN};
     struct span idempotency_key = http_request_header(ex->http, "Idempotency-Key");
     struct kafka_header headers[8] = {
-        {"content-type", SPAN_LIT("application/json")}, {"correlation-id", id},
-        {"event-type", ex->route->command.event_type},  {"traceparent", traceparent(ex, made)},
-        {"deadline", buf_span(&deadline_text)},         {"kafka_correlationId", id},
+        {"content-type", SPAN_LIT("application/json")},
+        {"correlation-id", id},
+        {"event-type", ex->route->command.event_type},
+        {"traceparent", traceparent(ex, made)},
     };
-    size_t count = 6;
+    size_t count = 4;
+    if (!ex->route->one_way) { /* an event stays true when its caller has gone */
+        buf_append_i64(&deadline_text, ex->deadline_ms);
+        headers[count++] = (struct kafka_header){"deadline", buf_span(&deadline_text)};
+        headers[count++] = (struct kafka_header){"kafka_correlationId", id};
+    }
     if (state->reply_topic)
         headers[count++] = (struct kafka_header){"kafka_replyTopic", span_of(state->reply_topic)};
     if (idempotency_key.ptr)
@@ -130,8 +136,16 @@ static bool take_place(struct exchange *ex)
     return before < state->max_in_flight && await_count(ex->worker->table) < parked_limit(ex);
 }
 
+void exchange_await_report(struct exchange *ex, bool awaits)
+{
+    if (ex->awaits_report != awaits)
+        kafka_await_reports(ex->worker->shared->kafka, awaits);
+    ex->awaits_report = awaits;
+}
+
 static void give_back(struct exchange *ex)
 {
+    exchange_await_report(ex, false);
     if (ex->in_flight)
         atomic_fetch_sub_explicit(&exchange_route_state(ex)->operation->in_flight, 1, memory_order_relaxed);
     ex->in_flight = false;
@@ -181,6 +195,7 @@ static enum err_code send_command(struct exchange *ex)
         return code;
     /* Before the command is out, so that its event cannot come first. */
     exchange_fields_add(ex, &scope);
+    exchange_await_report(ex, ex->route->one_way);
     code = produce(ex, has_key);
     if (code != ERR_OK) {
         exchange_fields_remove(ex);
@@ -215,6 +230,18 @@ void exchange_send_command(struct exchange *ex)
     exchange_fall_back(ex, reason_of(code), code);
 }
 
+/* ---- delivery reports ---- */
+
+/* One-way: the record is in Kafka, and that is all that the caller waits for. */
+static void end_delivered(struct exchange *ex)
+{
+    struct mapping_scope scope;
+    exchange_restore_body(ex);
+    exchange_scope(ex, &scope);
+    exchange_unpark(ex, AWAIT_WON_DELIVERED);
+    exchange_answer_rule(ex, &ex->route->accepted, &scope);
+}
+
 void exchange_on_delivery(void *loop_arg, uint64_t handle, enum kafka_delivery delivery, enum err_code code)
 {
     struct exchange_worker *worker = loop_arg;
@@ -227,12 +254,19 @@ void exchange_on_delivery(void *loop_arg, uint64_t handle, enum kafka_delivery d
     switch (delivery) {
     case KAFKA_DELIVERED:
         ex->delivered = true;
-        if (!exchange_route_state(ex)->reply_needs_body)
+        if (ex->route->one_way)
+            end_delivered(ex);
+        else if (!exchange_route_state(ex)->reply_needs_body)
             exchange_body_release(ex, true);
         return;
-    case KAFKA_UNCERTAIN: /* it may be in the log: only its reply or its deadline ends it */
+    case KAFKA_UNCERTAIN: /* it may be in the log: never legacy. Only a reply could tell, and then the wait goes on */
         ex->uncertain = true;
         exchange_breaker_report_failure(ex, code);
+        if (!ex->route->one_way)
+            return;
+        exchange_unpark(ex, AWAIT_WON_PRODUCE_FAILURE);
+        exchange_answer_error(ex, ERR_KAFKA_UNCERTAIN,
+                              "The broker did not acknowledge the event; whether it was written is unknown");
         return;
     case KAFKA_NOT_PERSISTED:
         exchange_breaker_report_failure(ex, code);

@@ -83,6 +83,7 @@ void exchange_unpark(struct exchange *ex, enum await_winner winner)
     if (await_is_pending(&ex->entry)) /* the deadline has removed it already */
         await_remove(&ex->entry, winner);
     exchange_fields_remove(ex);
+    exchange_await_report(ex, false);
     if (ex->in_flight)
         atomic_fetch_sub_explicit(&exchange_route_state(ex)->operation->in_flight, 1, memory_order_relaxed);
     ex->in_flight = false;
@@ -97,8 +98,12 @@ static void on_deadline(struct await_entry *entry)
 {
     struct exchange *ex = SG_CONTAINER_OF(entry, struct exchange, entry);
     exchange_unpark(ex, AWAIT_WON_DEADLINE);
-    exchange_answer_error(ex, ERR_REPLY_TIMEOUT,
-                          "No reply arrived in time; the outcome of the command is unknown");
+    if (ex->route->one_way)
+        exchange_answer_error(ex, ERR_KAFKA_UNCERTAIN,
+                              "No acknowledgement arrived in time; whether the event was written is unknown");
+    else
+        exchange_answer_error(ex, ERR_REPLY_TIMEOUT,
+                              "No reply arrived in time; the outcome of the command is unknown");
 }
 
 void exchange_worker_abandon(struct exchange_worker *worker)

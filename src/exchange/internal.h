@@ -76,6 +76,7 @@ struct exchange {
     uint64_t waited_ns;          /* produce to reply */
     bool delivered, uncertain;
     bool progressed;        /* a progress reply came: the command is in Kafka, whatever a report says */
+    bool awaits_report;     /* one-way: Kafka knows that somebody waits for delivery reports */
     bool in_flight;         /* counted in the route's bulkhead */
     uint64_t body_reserved; /* bytes of the body budget */
     struct path_permit route_permit, cluster_permit;
@@ -127,12 +128,16 @@ void exchange_refuse_invalid(struct exchange *ex, const struct buf *issues);
 /* command.c: forms the command and produces it; parks, answers or falls back. */
 void exchange_send_command(struct exchange *ex);
 void exchange_on_delivery(void *loop_arg, uint64_t handle, enum kafka_delivery delivery, enum err_code code);
+/* One-way calls wait for delivery reports; true before the command is out, false when the wait is over. */
+void exchange_await_report(struct exchange *ex, bool awaits);
 /* fields.c */
 void exchange_fields_add(struct exchange *ex, const struct mapping_scope *scope);
 void exchange_fields_remove(struct exchange *ex);
 uint64_t exchange_fields_find(struct exchange_shared *shared, const struct kafka_record *record,
                               const struct json_doc *doc);
 /* reply.c */
+/* The request's body again, when a template of the answer refers to it: it was kept, its index was not. */
+void exchange_restore_body(struct exchange *ex);
 bool exchange_on_record(void *arg, struct kafka_record *record);
 void exchange_on_reply(void *loop_arg, const struct kafka_record *record);
 /* dead_letter.c: keeps a reply to this call that cannot be used, if there is a topic for that. */

@@ -96,17 +96,23 @@ static void note_body(void *arg, const struct mapping_ref *ref)
     *(bool *)arg |= ref->root == MAPPING_BODY;
 }
 
+static void note_body_of(const struct route_answer *answer, bool *needs)
+{
+    if (answer->body)
+        mapping_template_each_ref(answer->body, note_body, needs);
+    for (size_t h = 0; h < answer->header_count; h++)
+        mapping_template_each_ref(answer->headers[h].value, note_body, needs);
+}
+
 static bool reply_needs_body(const struct route *route)
 {
     bool needs = false;
+    note_body_of(&route->accepted, &needs);
     for (size_t i = 0; i < route->rule_count; i++) {
         const struct route_reply_rule *rule = &route->rules[i];
         if (rule->when)
             mapping_condition_each_ref(rule->when, note_body, &needs);
-        if (rule->answer.body)
-            mapping_template_each_ref(rule->answer.body, note_body, &needs);
-        for (size_t h = 0; h < rule->answer.header_count; h++)
-            mapping_template_each_ref(rule->answer.headers[h].value, note_body, &needs);
+        note_body_of(&rule->answer, &needs);
     }
     return needs;
 }

@@ -88,6 +88,7 @@ static enum ops_reply classify_loss(const struct exchange_worker *worker, const 
     case AWAIT_WON_REPLY:
         return OPS_REPLY_DUPLICATE;
     case AWAIT_PENDING:
+    case AWAIT_WON_DELIVERED: /* one-way: nobody has waited for a reply */
         return OPS_REPLY_UNMATCHED;
     default:
         return OPS_REPLY_LATE;
@@ -118,8 +119,7 @@ static struct span event_type(struct exchange *ex)
     return json_string(doc, node, &ex->worker->key);
 }
 
-/* The request's body again, when a template refers to it: it was kept, its index was not. */
-static void restore_body(struct exchange *ex)
+void exchange_restore_body(struct exchange *ex)
 {
     struct json_doc *doc = &ex->worker->body_doc;
     struct span body = http_request_body(ex->http);
@@ -166,7 +166,7 @@ static enum ops_reply finish(struct exchange *ex, const struct kafka_record *rec
         return unusable(ex, record, OPS_REPLY_INVALID);
     if (has_body && !body_agrees(ex, record))
         return unusable(ex, record, OPS_REPLY_MISMATCHED);
-    restore_body(ex);
+    exchange_restore_body(ex);
     exchange_scope(ex, &scope);
     scope.reply = has_body ? doc : NULL;
     scope.reply_header = reply_header;

@@ -80,6 +80,9 @@ struct kafka {
     pthread_t reader, watcher;
     bool reader_started, watcher_started;
 
+    atomic_uint report_waiters; /* who waits for a delivery report */
+    atomic_bool reports_muted;  /* the reader's: reports do not wake it. See reader.c */
+
     atomic_bool stopping, reachable;
     pthread_mutex_t watcher_mtx; /* leaf: only for the watcher's sleep */
     pthread_cond_t watcher_cond;

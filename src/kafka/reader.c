@@ -4,7 +4,9 @@
  * - librdkafka signals a descriptor only when its queue becomes non-empty, so a queue is always drained to the end.
  * - Only this thread touches the outboxes (kafka_stop() does after it ended). A posted batch belongs to its loop.
  * - Good news that nobody waits for (a delivered message only lets the kept body go) is not worth waking a loop: it
- *   rides with the next reply, or goes after LAZY_MS. */
+ *   rides with the next reply, or goes after LAZY_MS.
+ * - While report_waiters is not 0, reports wake the reader. It mutes them first and looks at the waiters then; who waits counts
+ *   itself first and looks at the mute then: one of the two sees the other. */
 #include <errno.h>
 #include <sys/epoll.h>
 #include <unistd.h>
@@ -143,7 +145,8 @@ void kafka_on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *message, void *
     batch->deliveries[batch->delivery_count].handle = handle;
     batch->deliveries[batch->delivery_count].delivery = delivery;
     batch->deliveries[batch->delivery_count++].code = code;
-    kafka->outboxes[loop_number].urgent |= delivery != KAFKA_DELIVERED;
+    kafka->outboxes[loop_number].urgent |=
+        delivery != KAFKA_DELIVERED || atomic_load_explicit(&kafka->report_waiters, memory_order_relaxed) > 0;
 }
 
 /* ---- replies ---- */
@@ -264,16 +267,35 @@ static void clear_event(int fd)
 }
 
 /* Whether delivery reports wake the reader. */
-static void watch_deliveries(struct kafka *kafka, bool on)
+static void mute_reports(struct kafka *kafka, bool mute)
 {
-    struct epoll_event event = {.events = on ? EPOLLIN : 0, .data.fd = kafka->delivery_fd};
-    epoll_ctl(kafka->epoll_fd, EPOLL_CTL_MOD, kafka->delivery_fd, &event);
+    struct epoll_event event = {.events = mute ? 0 : EPOLLIN, .data.fd = kafka->delivery_fd};
+    if (atomic_exchange(&kafka->reports_muted, mute) != mute)
+        epoll_ctl(kafka->epoll_fd, EPOLL_CTL_MOD, kafka->delivery_fd, &event);
+}
+
+static bool reports_are_awaited(const struct kafka *kafka)
+{
+    return atomic_load(&kafka->report_waiters) > 0;
+}
+
+void kafka_await_reports(struct kafka *kafka, bool begin)
+{
+    const uint64_t one = 1;
+    if (!begin) {
+        unsigned before = atomic_fetch_sub(&kafka->report_waiters, 1);
+        SG_ASSERT(before > 0);
+        return;
+    }
+    atomic_fetch_add(&kafka->report_waiters, 1);
+    /* The reader sleeps with its ears shut: as a reply would wake it. */
+    if (atomic_load(&kafka->reports_muted) && write(kafka->reply_fd, &one, sizeof(one)) < 0)
+        SG_ASSERT(errno == EAGAIN);
 }
 
 void *kafka_reader_main(void *arg)
 {
     struct kafka *kafka = arg;
-    bool muted = false;
     while (!atomic_load(&kafka->stopping)) {
         /* Both, whichever was signalled: a reply and its command's report come at the same time, and one look at a queue
          * costs less than a turn of this loop. Before the first wait, too: what came before the descriptors were watched
@@ -281,23 +303,21 @@ void *kafka_reader_main(void *arg)
         kafka_producer_serve(kafka);
         drain_replies(kafka);
         bool lazy = post_urgent(kafka);
+        if (reports_are_awaited(kafka))
+            mute_reports(kafka, false);
+        lazy |= atomic_load(&kafka->reports_muted);
         struct epoll_event events[4];
-        int count =
-            epoll_wait(kafka->epoll_fd, events, SG_ARRAY_LEN(events), lazy || muted ? LAZY_MS : LOOK_MS);
+        int count = epoll_wait(kafka->epoll_fd, events, SG_ARRAY_LEN(events), lazy ? LAZY_MS : LOOK_MS);
         if (count == 0) {
             kafka_reader_post_all(kafka);
-            if (muted)
-                watch_deliveries(kafka, true);
-            muted = false;
+            mute_reports(kafka, false);
         }
         for (int i = 0; i < count; i++) {
             clear_event(events[i].data.fd);
             /* Where there is one report there are more, and replies that wake us anyway: while traffic flows reports ride
-             * with them, and a failure is at most LAZY_MS late. */
-            if (events[i].data.fd != kafka->delivery_fd)
-                continue;
-            watch_deliveries(kafka, false);
-            muted = true;
+             * with them, and a failure is at most LAZY_MS late. Unless somebody waits for one. */
+            if (events[i].data.fd == kafka->delivery_fd && !reports_are_awaited(kafka))
+                mute_reports(kafka, true);
         }
     }
     return NULL;

@@ -7,6 +7,8 @@
 
 #define EXPR_OPERANDS_MAX 16
 #define EXPR_STEPS_MAX    32
+#define EXPR_FILTERS_MAX  8
+#define SEGMENT_MAX       999
 
 struct parser {
     struct expr *expr;
@@ -140,11 +142,11 @@ static bool parse_quoted_name(struct parser *p, struct span *ret_name)
     return ok || fail(p, "expected [\"name\"]");
 }
 
-static bool parse_steps(struct parser *p, struct expr_operand *operand)
+static bool parse_steps(struct parser *p, struct mapping_step **ret_steps, size_t *ret_count)
 {
     while (p->pos < p->end && (*p->pos == '.' || *p->pos == '[')) {
         struct mapping_step step = {.index = MAPPING_NO_INDEX};
-        if (operand->step_count == EXPR_STEPS_MAX)
+        if (*ret_count == EXPR_STEPS_MAX)
             return fail(p, "at most %d names in a reference", EXPR_STEPS_MAX);
         if (*p->pos == '[') {
             if (!parse_quoted_name(p, &step.name))
@@ -158,11 +160,11 @@ static bool parse_steps(struct parser *p, struct expr_operand *operand)
             if (base_parse_u64(step.name, &index) && index < MAPPING_NO_INDEX)
                 step.index = (uint32_t)index;
         }
-        struct mapping_step *steps = realloc(operand->steps, (operand->step_count + 1) * sizeof(*steps));
+        struct mapping_step *steps = realloc(*ret_steps, (*ret_count + 1) * sizeof(*steps));
         if (!steps)
             return no_memory(p);
-        operand->steps = steps;
-        steps[operand->step_count++] = step;
+        *ret_steps = steps;
+        steps[(*ret_count)++] = step;
     }
     return true;
 }
@@ -210,7 +212,7 @@ static bool parse_reference(struct parser *p, struct expr_operand *operand)
             return fail_root(p, name, true);
         operand->root = info->root;
         operand->mask = info->mask;
-        return parse_steps(p, operand) && check_shape(p, info, operand);
+        return parse_steps(p, &operand->steps, &operand->step_count) && check_shape(p, info, operand);
     }
     return fail_root(p, name, false);
 }
@@ -259,27 +261,66 @@ static bool parse_chain(struct parser *p)
     }
 }
 
-static bool parse_filter(struct parser *p)
+static const struct {
+    const char *name;
+    enum expr_filter_type type;
+} filter_table[] = {
+    {"isoTime", EXPR_FILTER_ISO_TIME}, {"string", EXPR_FILTER_STRING},   {"array", EXPR_FILTER_ARRAY},
+    {"json", EXPR_FILTER_JSON},        {"segment", EXPR_FILTER_SEGMENT}, {"length", EXPR_FILTER_LENGTH},
+};
+
+static bool parse_segment_number(struct parser *p, struct expr_filter *filter)
 {
-    if (!at(p, "|"))
-        return true;
-    p->pos++;
+    uint64_t number;
+    skip_blanks(p);
+    bool ok = at(p, ":");
+    p->pos += ok;
+    skip_blanks(p);
+    struct span digits = ok ? take_name(p) : (struct span){0};
+    if (!digits.len || !base_parse_u64(digits, &number) || number > SEGMENT_MAX)
+        return fail(p, "expected segment:<number>, 0 to %d", SEGMENT_MAX);
+    filter->number = (uint32_t)number;
+    return true;
+}
+
+static bool parse_filter(struct parser *p, struct expr_filter *filter)
+{
     skip_blanks(p);
     struct span name = take_name(p);
-    skip_blanks(p);
-    if (span_eq(name, SPAN_LIT("isoTime")))
-        p->expr->filter = EXPR_FILTER_ISO_TIME;
-    else if (span_eq(name, SPAN_LIT("string")))
-        p->expr->filter = EXPR_FILTER_STRING;
-    else
-        return fail(p, "unknown filter '%.*s'; expected isoTime or string",
-                    (int)(name.len < 40 ? name.len : 40), name.ptr);
+    size_t i = 0;
+    while (i < SG_ARRAY_LEN(filter_table) && !span_eq(name, span_of(filter_table[i].name)))
+        i++;
+    if (i == SG_ARRAY_LEN(filter_table))
+        return fail(
+            p, "unknown filter '%.*s'; expected isoTime, string, array, json, segment:<number> or length",
+            (int)(name.len < 40 ? name.len : 40), name.ptr);
+    filter->type = filter_table[i].type;
+    if (filter->type == EXPR_FILTER_SEGMENT)
+        return parse_segment_number(p, filter);
+    return filter->type != EXPR_FILTER_JSON || parse_steps(p, &filter->steps, &filter->step_count);
+}
+
+static bool parse_filters(struct parser *p)
+{
+    struct expr *expr = p->expr;
+    for (; at(p, "|"); skip_blanks(p)) {
+        p->pos++;
+        if (expr->filter_count == EXPR_FILTERS_MAX)
+            return fail(p, "at most %d filters", EXPR_FILTERS_MAX);
+        struct expr_filter *filters = realloc(expr->filters, (expr->filter_count + 1) * sizeof(*filters));
+        if (!filters)
+            return no_memory(p);
+        expr->filters = filters;
+        filters[expr->filter_count] = (struct expr_filter){0};
+        if (!parse_filter(p, &filters[expr->filter_count++]))
+            return false;
+    }
     return true;
 }
 
 static bool parse_expr(struct parser *p)
 {
-    if (!parse_chain(p) || !parse_filter(p))
+    if (!parse_chain(p) || !parse_filters(p))
         return false;
     if (p->pos == p->end)
         return fail(p, "the expression has no end");
@@ -326,6 +367,9 @@ void expr_freep(struct expr **expr_ptr)
         json_fini(&expr->operands[i].literal);
     }
     free(expr->operands);
+    for (size_t i = 0; i < expr->filter_count; i++)
+        free(expr->filters[i].steps);
+    free(expr->filters);
     buf_fini(&expr->names);
     free(expr->text);
     free(expr->place);

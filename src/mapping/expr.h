@@ -6,7 +6,21 @@
 
 #include "syncgate/mapping.h"
 
-enum expr_filter { EXPR_FILTER_NONE, EXPR_FILTER_ISO_TIME, EXPR_FILTER_STRING };
+enum expr_filter_type {
+    EXPR_FILTER_ISO_TIME,
+    EXPR_FILTER_STRING,
+    EXPR_FILTER_ARRAY,
+    EXPR_FILTER_JSON,
+    EXPR_FILTER_SEGMENT,
+    EXPR_FILTER_LENGTH,
+};
+
+struct expr_filter {
+    enum expr_filter_type type;
+    uint32_t number;            /* EXPR_FILTER_SEGMENT: which, from 0 */
+    struct mapping_step *steps; /* EXPR_FILTER_JSON: into the parsed value. As those of an operand */
+    size_t step_count;
+};
 
 enum expr_root {
     EXPR_BODY,
@@ -42,7 +56,8 @@ struct expr {
     struct buf names; /* decoded ["..."] names; reserved once, so that spans into it stay */
     struct expr_operand *operands;
     size_t operand_count;
-    enum expr_filter filter;
+    struct expr_filter *filters; /* owned; applied one after the other */
+    size_t filter_count;
     char *place; /* owned: where it was written, for messages */
 };
 
@@ -52,6 +67,8 @@ struct expr *expr_compile(struct span text, unsigned roots, const char *place, s
                           struct err *err);
 void expr_freep(struct expr **expr_ptr);
 void expr_each_ref(const struct expr *expr, mapping_ref_fn visit, void *arg);
+
+#define VALUE_JSON_NODES 65536u /* of a text that is parsed while a value is made */
 
 enum value_type { VALUE_MISSING, VALUE_NODE, VALUE_TEXT, VALUE_INT, VALUE_JSON };
 
@@ -68,6 +85,16 @@ struct value {
 /* The value of an expression in a scope. A failing scratch buffer shows as VALUE_MISSING and stays failed. */
 void expr_eval(const struct expr *expr, const struct mapping_scope *scope, struct buf *scratch,
                struct value *ret_value);
+
+/* filter.c: makes the value what the filter says, or VALUE_MISSING. */
+void value_filter(struct value *value, const struct expr_filter *filter, struct buf *scratch);
+/* The node behind the steps, NULL if there is none. */
+const struct json_node *value_walk(const struct json_doc *doc, const struct json_node *node,
+                                   const struct mapping_step *steps, size_t step_count);
+void value_set_text(struct value *value, struct span text);
+void value_set_iso(struct value *value, int64_t unix_ms);
+/* Copies JSON text without the blanks between tokens; `escape` makes it the contents of a JSON string. */
+void value_append_compact(struct span json, bool escape, struct buf *out);
 
 bool value_is_nullish(const struct value *value);
 bool value_is_falsy(const struct value *value);

@@ -4,11 +4,7 @@
  * holds at most the one value in flight; every operand starts it anew (its failure flag stays). */
 #include "expr.h"
 
-/* What clock_format_iso() can write in four digits of a year. */
-#define ISO_MIN_MS INT64_C(-62167219200000)
-#define ISO_MAX_MS INT64_C(253402300799999)
-
-static void set_text(struct value *value, struct span text)
+void value_set_text(struct value *value, struct span text)
 {
     value->type = text.ptr ? VALUE_TEXT : VALUE_MISSING;
     value->text = text;
@@ -20,10 +16,10 @@ static void set_int(struct value *value, int64_t number)
     value->number = number;
 }
 
-static void set_iso(struct value *value, int64_t unix_ms)
+void value_set_iso(struct value *value, int64_t unix_ms)
 {
     clock_format_iso(unix_ms, value->local);
-    set_text(value, (struct span){value->local, CLOCK_ISO_LEN});
+    value_set_text(value, (struct span){value->local, CLOCK_ISO_LEN});
 }
 
 /* ---- lookups ---- */
@@ -39,11 +35,11 @@ static const struct json_node *element_at(const struct json_doc *doc, const stru
     return node;
 }
 
-static void find_in_doc(const struct expr_operand *operand, const struct json_doc *doc, struct value *value)
+const struct json_node *value_walk(const struct json_doc *doc, const struct json_node *node,
+                                   const struct mapping_step *steps, size_t step_count)
 {
-    const struct json_node *node = doc ? json_root(doc) : NULL;
-    for (size_t i = 0; node && i < operand->step_count; i++) {
-        const struct mapping_step *step = &operand->steps[i];
+    for (size_t i = 0; node && i < step_count; i++) {
+        const struct mapping_step *step = &steps[i];
         if (node->type == JSON_OBJECT)
             node = json_get(doc, node, step->name);
         else if (node->type == JSON_ARRAY && step->index != MAPPING_NO_INDEX)
@@ -51,6 +47,13 @@ static void find_in_doc(const struct expr_operand *operand, const struct json_do
         else
             node = NULL;
     }
+    return node;
+}
+
+static void find_in_doc(const struct expr_operand *operand, const struct json_doc *doc, struct value *value)
+{
+    const struct json_node *node =
+        value_walk(doc, doc ? json_root(doc) : NULL, operand->steps, operand->step_count);
     value->type = node ? VALUE_NODE : VALUE_MISSING;
     value->doc = doc;
     value->node = node;
@@ -142,28 +145,28 @@ static void eval_operand(const struct expr_operand *operand, const struct mappin
         find_in_doc(operand, &operand->literal, value);
         break;
     case EXPR_PATH:
-        set_text(value, find_path(scope, operand->steps[0].name));
+        value_set_text(value, find_path(scope, operand->steps[0].name));
         break;
     case EXPR_QUERY:
-        set_text(value, find_query(scope->query, operand->steps[0].name, scratch));
+        value_set_text(value, find_query(scope->query, operand->steps[0].name, scratch));
         break;
     case EXPR_HEADERS:
-        set_text(value,
-                 scope->header ? scope->header(scope->header_arg, operand->steps[0].name) : (struct span){0});
+        value_set_text(value, scope->header ? scope->header(scope->header_arg, operand->steps[0].name)
+                                            : (struct span){0});
         break;
     case EXPR_REPLY_HEADERS:
-        set_text(value, scope->reply_header
-                            ? scope->reply_header(scope->reply_header_arg, operand->steps[0].name)
-                            : (struct span){0});
+        value_set_text(value, scope->reply_header
+                                  ? scope->reply_header(scope->reply_header_arg, operand->steps[0].name)
+                                  : (struct span){0});
         break;
     case EXPR_CORRELATION_ID:
-        set_text(value, scope->correlation_id);
+        value_set_text(value, scope->correlation_id);
         break;
     case EXPR_OPERATION_ID:
-        set_text(value, scope->operation_id);
+        value_set_text(value, scope->operation_id);
         break;
     case EXPR_NOW:
-        set_iso(value, scope->now_ms);
+        value_set_iso(value, scope->now_ms);
         break;
     case EXPR_NOW_MS:
         set_int(value, scope->now_ms);
@@ -179,15 +182,14 @@ static void eval_operand(const struct expr_operand *operand, const struct mappin
         value->text = scope->payload;
         break;
     case EXPR_EVENT_TYPE:
-        set_text(value, scope->event_type);
+        value_set_text(value, scope->event_type);
         break;
     }
 }
 
 /* ---- JSON as compact text ---- */
 
-/* Copies JSON text without the blanks between tokens; `escape` makes it the contents of a JSON string. */
-static void append_compact(struct span json, bool escape, struct buf *out)
+void value_append_compact(struct span json, bool escape, struct buf *out)
 {
     bool in_string = false;
     size_t run = 0;
@@ -215,51 +217,7 @@ static void append_compact(struct span json, bool escape, struct buf *out)
     buf_append(out, json.ptr + run, json.len - run);
 }
 
-/* ---- filters ---- */
-
-static void filter_iso_time(struct value *value, struct buf *scratch)
-{
-    int64_t unix_ms = 0;
-    bool ok = false;
-    if (value->type == VALUE_INT) {
-        unix_ms = value->number;
-        ok = true;
-    } else if (value->type == VALUE_TEXT) {
-        ok = clock_parse_iso(value->text, &unix_ms);
-    } else if (value->type == VALUE_NODE && value->node->type == JSON_STRING) {
-        struct span text = json_string(value->doc, value->node, scratch);
-        ok = text.ptr && clock_parse_iso(text, &unix_ms);
-    } else if (value->type == VALUE_NODE && value->node->type == JSON_NUMBER) {
-        double number = json_number(value->doc, value->node);
-        ok = number >= (double)ISO_MIN_MS && number <= (double)ISO_MAX_MS &&
-             json_number_is_integer(value->doc, value->node);
-        unix_ms = ok ? (int64_t)number : 0;
-    }
-    if (ok && unix_ms >= ISO_MIN_MS && unix_ms <= ISO_MAX_MS)
-        set_iso(value, unix_ms);
-    else
-        value->type = VALUE_MISSING;
-}
-
-static void filter_string(struct value *value, struct buf *scratch)
-{
-    if (value->type == VALUE_INT) {
-        struct buf digits = {.ptr = value->local, .cap = sizeof(value->local)};
-        buf_append_i64(&digits, value->number); /* at most 20 bytes: the storage never grows */
-        set_text(value, buf_span(&digits));
-    } else if (value->type == VALUE_JSON) {
-        append_compact(value->text, false, scratch);
-        set_text(value, buf_ok(scratch) ? buf_span(scratch) : (struct span){0});
-    } else if (value->type == VALUE_NODE && value->node->type != JSON_STRING &&
-               value->node->type != JSON_NULL) {
-        struct span text = json_text(value->doc, value->node);
-        if (value->node->type == JSON_OBJECT || value->node->type == JSON_ARRAY) {
-            append_compact(text, false, scratch);
-            text = buf_ok(scratch) ? buf_span(scratch) : (struct span){0};
-        }
-        set_text(value, text);
-    }
-}
+/* ---- expressions ---- */
 
 void expr_eval(const struct expr *expr, const struct mapping_scope *scope, struct buf *scratch,
                struct value *ret_value)
@@ -274,10 +232,8 @@ void expr_eval(const struct expr *expr, const struct mapping_scope *scope, struc
         eval_operand(operand, scope, scratch, ret_value);
         nullish = value_is_nullish(ret_value);
         falsy = value_is_falsy(ret_value);
-        if (expr->filter == EXPR_FILTER_ISO_TIME)
-            filter_iso_time(ret_value, scratch);
-        else if (expr->filter == EXPR_FILTER_STRING)
-            filter_string(ret_value, scratch);
+        for (size_t f = 0; f < expr->filter_count && ret_value->type != VALUE_MISSING; f++)
+            value_filter(ret_value, &expr->filters[f], scratch);
         if (ret_value->type == VALUE_MISSING)
             nullish = falsy = true;
     }
@@ -338,6 +294,15 @@ bool value_is_empty(const struct value *value)
     return value_is_nullish(value);
 }
 
+static bool json_text_equals(struct span text, const struct json_doc *doc, const struct json_node *node)
+{
+    struct json_doc own = JSON_DOC_INIT;
+    bool equal =
+        json_parse(&own, text, VALUE_JSON_NODES) == ERR_OK && json_equal(&own, json_root(&own), doc, node);
+    json_fini(&own);
+    return equal;
+}
+
 bool value_equals(const struct value *value, const struct json_doc *doc, const struct json_node *node)
 {
     switch (value->type) {
@@ -347,6 +312,8 @@ bool value_equals(const struct value *value, const struct json_doc *doc, const s
         return node->type == JSON_STRING && json_string_eq(doc, node, value->text);
     case VALUE_INT:
         return node->type == JSON_NUMBER && json_number(doc, node) == (double)value->number;
+    case VALUE_JSON:
+        return json_text_equals(value->text, doc, node);
     default:
         return false;
     }
@@ -372,7 +339,7 @@ static void append_json_piece(struct span json, struct buf *out)
     if (json.ptr[0] == '"')
         buf_append(out, json.ptr + 1, json.len - 2);
     else if (json.ptr[0] != 'n')
-        append_compact(json, true, out);
+        value_append_compact(json, true, out);
 }
 
 void value_append_piece(const struct value *value, struct buf *out)
@@ -404,7 +371,7 @@ static void append_json_text(const struct json_doc *doc, const struct json_node 
         else
             scratch->failed = true;
     } else if (node->type != JSON_NULL) {
-        append_compact(json_text(doc, node), false, out);
+        value_append_compact(json_text(doc, node), false, out);
     }
 }
 
@@ -424,6 +391,6 @@ void value_append_text(const struct value *value, struct buf *scratch, struct bu
             scratch->failed = true;
         json_fini(&doc);
     } else if (value->type == VALUE_JSON && value->text.ptr[0] != 'n') {
-        append_compact(value->text, false, out);
+        value_append_compact(value->text, false, out);
     }
 }

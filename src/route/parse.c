@@ -420,7 +420,8 @@ static bool is_own_header(struct span name)
     return false;
 }
 
-static bool parse_header(struct parser *p, const struct json_node *key, struct route_header *header)
+static bool parse_header(struct parser *p, const struct json_node *key, unsigned roots,
+                         struct route_header *header)
 {
     struct span raw = json_text(p->r.doc, key);
     header->name = arena_copy(p->r.arena, (struct span){raw.ptr + 1, raw.len - 2});
@@ -431,12 +432,13 @@ static bool parse_header(struct parser *p, const struct json_node *key, struct r
     if (is_own_header(header->name))
         return reader_fail(&p->r, "the gateway sets \"%s\" itself", header->name.ptr);
     size_t mark = reader_enter(&p->r, header->name.ptr);
-    header->value = parse_text_template(p, json_member_value(key), MAPPING_REPLY_ROOTS);
+    header->value = parse_text_template(p, json_member_value(key), roots);
     reader_leave(&p->r, mark);
     return header->value != NULL;
 }
 
-static bool parse_headers(struct parser *p, const struct json_node *rule, struct route_answer *answer)
+static bool parse_headers(struct parser *p, const struct json_node *rule, unsigned roots,
+                          struct route_answer *answer)
 {
     const struct json_node *node = reader_get(&p->r, rule, "headers");
     if (!node)
@@ -449,7 +451,7 @@ static bool parse_headers(struct parser *p, const struct json_node *rule, struct
         return reader_no_memory(&p->r);
     for (const struct json_node *key = json_first(p->r.doc, node); key; key = json_next(p->r.doc, key)) {
         struct route_header *header = &answer->headers[answer->header_count++];
-        if (!parse_header(p, key, header))
+        if (!parse_header(p, key, roots, header))
             return false;
         for (size_t i = 0; i + 1 < answer->header_count; i++)
             if (span_eq_nocase(answer->headers[i].name, header->name))
@@ -464,7 +466,8 @@ static bool parse_answer(struct parser *p, const struct json_node *node, struct 
     uint32_t status = 0;
     if (!reader_get(&p->r, node, "status"))
         return reader_fail(&p->r, "the key \"status\" is missing");
-    if (!reader_uint(&p->r, node, "status", 200, 599, &status) || !parse_headers(p, node, answer) ||
+    if (!reader_uint(&p->r, node, "status", 200, 599, &status) ||
+        !parse_headers(p, node, MAPPING_REPLY_ROOTS, answer) ||
         !parse_member_template(p, node, "body", false, MAPPING_REPLY_ROOTS, &answer->body))
         return false;
     answer->status = (int)status;
@@ -558,8 +561,6 @@ static bool parse_rule(struct parser *p, const struct json_node *node, size_t in
 static bool parse_replies(struct parser *p, const struct json_node *root)
 {
     const struct json_node *node = reader_get(&p->r, root, "replies");
-    if (!node)
-        return reader_fail(&p->r, "the key \"replies\" is missing");
     size_t mark = reader_enter(&p->r, "replies");
     if (node->type != JSON_ARRAY || node->count == 0)
         return reader_fail(&p->r, "expected a list of reply rules");
@@ -576,6 +577,54 @@ static bool parse_replies(struct parser *p, const struct json_node *root)
         return reader_fail(&p->r, "no rule is terminal: nothing but the deadline would end a call");
     reader_leave(&p->r, mark);
     return true;
+}
+
+/* ---- one-way routes ---- */
+
+/* The body of an answer that does not say otherwise. */
+static bool default_accepted_body(struct parser *p, struct route_answer *answer)
+{
+    static const char text[] = "{\"correlationId\":\"${correlationId}\"}";
+    struct json_doc doc = JSON_DOC_INIT;
+    if (json_parse(&doc, SPAN_LIT(text), 8) == ERR_OK)
+        answer->body =
+            mapping_compile(&doc, json_root(&doc), MAPPING_REQUEST_ROOTS, p->r.where.ptr, p->r.err);
+    json_fini(&doc);
+    return answer->body || reader_no_memory(&p->r);
+}
+
+static bool parse_accepted(struct parser *p, const struct json_node *root, const struct json_node *node)
+{
+    static const char *const keys[] = {"status", "headers", "body", NULL};
+    struct route_answer *answer = &p->route->accepted;
+    uint32_t status = 202;
+    size_t mark = reader_enter(&p->r, "accepted");
+    if (reader_get(&p->r, root, "replies"))
+        return reader_fail(&p->r, "a route has either \"replies\" or \"accepted\"");
+    if (!reader_keys(&p->r, node, keys) || !reader_uint(&p->r, node, "status", 200, 299, &status) ||
+        !parse_headers(p, node, MAPPING_REQUEST_ROOTS, answer) ||
+        !parse_member_template(p, node, "body", false, MAPPING_REQUEST_ROOTS, &answer->body))
+        return false;
+    bool bodiless = status == 204 || status == 205;
+    if (answer->body && bodiless)
+        return reader_fail(&p->r, "an answer with status %u has no body", status);
+    p->route->one_way = true;
+    answer->status = (int)status;
+    if (!answer->body && !bodiless && !default_accepted_body(p, answer))
+        return false;
+    reader_leave(&p->r, mark);
+    return true;
+}
+
+/* What answers a call: replies, or the broker's acknowledgement. */
+static bool parse_outcome(struct parser *p, const struct json_node *root)
+{
+    const struct json_node *accepted = reader_get(&p->r, root, "accepted");
+    if (!accepted)
+        return reader_get(&p->r, root, "replies")
+                   ? parse_replies(p, root)
+                   : reader_fail(&p->r, "one of the keys \"replies\" and \"accepted\" is missing");
+    return parse_accepted(p, root, accepted);
 }
 
 /* ---- finishing by fields ---- */
@@ -643,6 +692,8 @@ static bool parse_field_matches(struct parser *p, const struct json_node *root)
     if (!node || node->type == JSON_NULL)
         return true;
     size_t mark = reader_enter(&p->r, "finishByFields");
+    if (p->route->one_way)
+        return reader_fail(&p->r, "no reply comes to a route with \"accepted\"");
     if (node->type != JSON_ARRAY)
         return reader_fail(&p->r, "expected null or a list");
     p->route->field_matches = arena_alloc(p->r.arena, (node->count + 1) * sizeof(*p->route->field_matches));
@@ -679,10 +730,10 @@ static bool parse_enabled(struct parser *p, const struct json_node *root)
 
 static bool parse_root(struct parser *p, const struct json_node *root)
 {
-    static const char *const keys[] = {"operationId", "description",    "enabled",     "disabledBecause",
-                                       "method",      "path",           "pathMode",    "auth",
-                                       "request",     "timeoutMs",      "maxInFlight", "command",
-                                       "replies",     "finishByFields", "versions",    NULL};
+    static const char *const keys[] = {
+        "operationId", "description", "enabled",        "disabledBecause", "method",      "path",
+        "pathMode",    "auth",        "request",        "timeoutMs",       "maxInFlight", "command",
+        "replies",     "accepted",    "finishByFields", "versions",        NULL};
     struct route *route = p->route;
     struct span description;
     route->timeout_ms = TIMEOUT_DEFAULT_MS;
@@ -693,7 +744,7 @@ static bool parse_root(struct parser *p, const struct json_node *root)
            check_operation(p) && parse_auth(p, root) && parse_request(p, root) &&
            reader_uint(&p->r, root, "timeoutMs", TIMEOUT_MIN_MS, TIMEOUT_MAX_MS, &route->timeout_ms) &&
            reader_uint(&p->r, root, "maxInFlight", 0, UINT32_MAX, &route->max_in_flight) &&
-           parse_command(p, root) && versions_parse(&p->r, root, &p->versions) && parse_replies(p, root) &&
+           parse_command(p, root) && versions_parse(&p->r, root, &p->versions) && parse_outcome(p, root) &&
            parse_field_matches(p, root);
 }
 
@@ -711,17 +762,22 @@ bool route_parse(struct route_loader *loader, const struct route_source *source,
     return ok;
 }
 
+static void answer_fini(struct route_answer *answer)
+{
+    mapping_template_freep(&answer->body);
+    for (size_t i = 0; i < answer->header_count; i++)
+        mapping_template_freep(&answer->headers[i].value);
+}
+
 void route_fini(struct route *route)
 {
     mapping_template_freep(&route->command.key);
     mapping_template_freep(&route->command.payload);
     mapping_condition_freep(&route->command.when);
+    answer_fini(&route->accepted);
     for (size_t i = 0; i < route->rule_count; i++) {
-        struct route_reply_rule *rule = &route->rules[i];
-        mapping_condition_freep(&rule->when);
-        mapping_template_freep(&rule->answer.body);
-        for (size_t j = 0; j < rule->answer.header_count; j++)
-            mapping_template_freep(&rule->answer.headers[j].value);
+        mapping_condition_freep(&route->rules[i].when);
+        answer_fini(&route->rules[i].answer);
     }
     for (size_t i = 0; i < route->field_match_count; i++)
         for (size_t j = 0; j < route->field_matches[i].field_count; j++) {

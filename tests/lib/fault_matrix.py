@@ -286,6 +286,8 @@ class World:
     """Runs cells in the background; outcome(cell) waits for it and raises what went wrong. lanes: settings by kind of lane
     (`topic` and `legacy_down` are not the gateway's). topics: where commands go. width: lanes for one kind and mode."""
 
+    lane_class = Lane
+
     def __init__(self, kafka, service, lanes, topics, cells, width):
         self.kafka, self.service, self.lanes, self.topics = kafka, service, lanes, topics
         self.failures = {}
@@ -324,7 +326,7 @@ class World:
             raise self.failures[cell]
 
     def _run_lane(self, kind, mode, cells):
-        lane = Lane(self, kind, mode)
+        lane = self.lane_class(self, kind, mode)
         try:
             for cell in cells:
                 try:

@@ -13,8 +13,10 @@ from process import PATIENCE_S
 COMMANDS, RESPONSES, EVENTS = "device.commands.v1", "device.commands.responses.v1", "device.events.v1"
 FAMILIES = ("device", "user", "organization", "certificate")
 ALL_COMMANDS = tuple(f"{family}.commands.v1" for family in FAMILIES)
+MQTT_EVENTS, TELEMETRY, USER_EVENTS = "mqtt.events.v1", "device.telemetry.v1", "user-events"  # one-way routes
 # What the routes that are shipped and enabled need: in `only` the gateway is ready when they are there.
-TOPICS = tuple(f"{family}.{kind}.v1" for family in FAMILIES for kind in ("commands", "commands.responses", "events"))
+TOPICS = tuple(f"{family}.{kind}.v1" for family in FAMILIES for kind in ("commands", "commands.responses", "events")) + (
+    MQTT_EVENTS, TELEMETRY, USER_EVENTS)
 # The embedded broker's Fetch is no long poll: an empty one takes the whole fetch.wait.max.ms.
 CLIENT = {"fetch.wait.max.ms": 5, "socket.nagle.disable": True, "reconnect.backoff.max.ms": 500,
           "topic.metadata.refresh.interval.ms": 2000, "log_level": 0}

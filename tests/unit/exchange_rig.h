@@ -137,6 +137,7 @@ static void *rig_on_begin(void *arg, struct http_request *http)
     "[{\"topic\":\"races.events\",\"eventType\":\"thing.happened\",\"fields\":" \
     "[[\"${body.name}\",\"${reply.payload.name}\"]]}]"
 
+/* Routes of one test: a list of {text, mode}, and their paths in the OpenAPI document. */
 static const char rig_openapi[] =
     "{\"openapi\":\"3.1.0\",\"info\":{\"title\":\"t\",\"version\":\"1\"},\"paths\":{"
     "\"/primary\":{\"post\":{\"operationId\":\"primary\",\"responses\":{}}},"

@@ -648,8 +648,8 @@ static void test_fields_from_several_threads(void **state)
 static void test_winner_names(void **state)
 {
     (void)state;
-    static const char *const names[] = {"pending",         "reply",       "deadline",
-                                        "produce_failure", "client_gone", "shutdown"};
+    static const char *const names[] = {"pending",     "reply",    "deadline", "produce_failure",
+                                        "client_gone", "shutdown", "delivered"};
     assert_int_equal(SG_ARRAY_LEN(names), AWAIT_WINNER_COUNT);
     for (int i = 0; i < AWAIT_WINNER_COUNT; i++)
         assert_string_equal(await_winner_name((enum await_winner)i), names[i]);

@@ -280,6 +280,147 @@ static void test_defaults_and_filters(void **state)
     check_cases(cases, SG_ARRAY_LEN(cases));
 }
 
+/* Texts that devices send: JSON in a string, and topics. */
+static const char device_text[] =
+    "{\"json\":\"{\\\"t\\\":21.50,\\\"n\\\":null,\\\"s\\\":\\\"a\\\\\\\"b\\\\u00e9\\\",\\\"p\\\":"
+    "\\\"plain\\\","
+    "\\\"l\\\":[ {\\\"id\\\" : 1}, 2 ],\\\"o\\\":{ \\\"k\\\" : \\\"v w\\\" },\\\"ms\\\":1756714530455,"
+    "\\\"j\\\":\\\"{\\\\\\\"x\\\\\\\":[7]}\\\",\\\"d\\\":1,\\\"d\\\":2}\","
+    "\"plain\":\"[1,{\\u0022a\\u0022:true}]\",\"number\":\"17\",\"word\":\"on\",\"open\":\"{\\\"t\\\":\","
+    "\"two\":\"1 "
+    "2\",\"bad\":\"\\\"\\ud800\",\"nul\":\"{\\\"a\\\":\\u0000}\",\"blank\":\"\",\"bom\":\"\xef\xbb\xbf{}\","
+    "\"null\":null,\"array\":[ 1, \"[2]\" ],\"object\":{\"length\" : 3},\"text\":\"\\u00e9\\\"!\",\"zero\":0,"
+    "\"topic\":\"users/u-1/devices/GH\\u002d7/telemetry\",\"slashes\":\"//a/\",\"float\":2.50}";
+
+static void test_filters_of_texts(void **state)
+{
+    (void)state;
+    static const struct render_case cases[] = {
+        /* json */
+        {"\"${body.json | json.t}\"", "21.50"},
+        {"\"${body.json | json.n}\"", "null"},
+        {"\"${body.json | json.s}\"", "\"a\\\"b\xc3\xa9\""},
+        {"\"${body.json | json.p}\"", "\"plain\""},
+        {"\"${body.json | json.l.0.id}\"", "1"},
+        {"\"${body.json | json.l.2}\"", ""},
+        {"\"${body.json | json.o}\"", "{ \"k\" : \"v w\" }"},
+        {"\"${body.json | json[\\\"o\\\"][\\\"k\\\"]}\"", "\"v w\""},
+        {"\"${body.json | json.d}\"", "2"},
+        {"\"${body.json | json.t.x}\"", ""},
+        {"\"${body.json | json.absent}\"", ""},
+        {"\"<${body.json | json.s}|${body.json | json.o}|${body.json | json.n}>\"",
+         "\"<a\\\"b\xc3\xa9|{\\\"k\\\":\\\"v w\\\"}|>\""},
+        {"{\"a\":\"${body.json | json.absent}\",\"b\":\"${body.json | json.t}\"}", "{\"b\":21.50}"},
+        {"\"${body.plain | json}\"", "[1,{\"a\":true}]"},
+        {"\"${body.number | json}\"", "17"},
+        {"\"${body.word | json}\"", ""},
+        {"\"${body.open | json}\"", ""},
+        {"\"${body.two | json}\"", ""},
+        {"\"${body.bad | json}\"", ""},
+        {"\"${body.nul | json}\"", ""},
+        {"\"${body.blank | json}\"", ""},
+        {"\"${body.bom | json}\"", "{}"},
+        {"\"${body.absent | json}\"", ""},
+        {"\"${body.null | json}\"", "null"},
+        {"\"${body.null | json.x}\"", ""},
+        {"\"${body.object | json.length}\"", "3"},
+        {"\"${body.array | json.1 | json.0}\"", "2"},
+        {"\"${payload | json.deviceId}\"", "\"GH\\\"1\""},
+        {"\"${nowMs | json}\"", "1756714530120"},
+        {"\"${nowMs | json.x}\"", ""},
+        {"\"${body.word ?? body.number | json}\"", "17"},
+        {"\"${body.json | json.j | json.x.0}\"", "7"},
+        {"\"${body.json | json.ms | isoTime}\"", "\"2025-09-01T08:15:30.455Z\""},
+        {"\"${body.json | json.t | isoTime}\"", ""},
+        {"\"${body.json | json.o | isoTime}\"", ""},
+        {"\"${body.json | json.t | string}\"", "\"21.50\""},
+        {"\"${body.json | json.n | string}\"", "null"},
+        {"\"${body.json | json.o | string}\"", "\"{\\\"k\\\":\\\"v w\\\"}\""},
+        {"\"${body.json | json.o | string | string | json.k}\"", "\"v w\""},
+        {"\"${body.json | json.l | string | json | string | json.0 | string}\"", "\"{\\\"id\\\":1}\""},
+        {"\"${body.json | json | string | length}\"", "131"}, /* scratch grows under the value */
+        {"\"${body.json | json | string | json.s}\"", "\"a\\\"b\xc3\xa9\""},
+        /* array */
+        {"\"${body.array | array}\"", "[ 1, \"[2]\" ]"},
+        {"\"${body.json | json.l | array}\"", "[ {\"id\" : 1}, 2 ]"},
+        {"\"${body.plain | array}\"", ""},
+        {"\"${body.json | json.o | array}\"", ""},
+        {"\"${body.json | json.s | array}\"", ""},
+        {"\"${body.object | array}\"", ""},
+        {"\"${body.null | array}\"", ""},
+        {"\"${payload | array}\"", ""},
+        {"\"${nowMs | array}\"", ""},
+        {"\"${body.object ?? body.array | array}\"", "[ 1, \"[2]\" ]"},
+        /* segment */
+        {"\"${body.topic | segment:0}\"", "\"users\""},
+        {"\"${body.topic | segment:3}\"", "\"GH-7\""},
+        {"\"${body.topic | segment : 4}\"", "\"telemetry\""},
+        {"\"${body.topic | segment:5}\"", ""},
+        {"\"${body.topic | segment:999}\"", ""},
+        {"\"${body.slashes | segment:0}\"", "\"\""},
+        {"\"${body.slashes | segment:2}\"", "\"a\""},
+        {"\"${body.slashes | segment:3}\"", "\"\""},
+        {"\"${body.slashes | segment:4}\"", ""},
+        {"\"${body.blank | segment:0}\"", "\"\""},
+        {"\"${body.blank | segment:1}\"", ""},
+        {"\"${body.zero | segment:0}\"", ""},
+        {"\"${body.array | segment:0}\"", ""},
+        {"\"${body.null | segment:0}\"", ""},
+        {"\"${eventType | segment:0}\"", "\"device.command.bind\""},
+        {"\"${body.zero ?? body.slashes | segment:2}\"", "\"a\""},
+        {"\"${body.json | json.s | segment:0}\"", "\"a\\\"b\xc3\xa9\""},
+        /* length */
+        {"\"${body.text | length}\"", "4"},
+        {"\"${body.blank | length}\"", "0"},
+        {"\"${body.array | length}\"", "9"},
+        {"\"${body.object | length}\"", "12"},
+        {"\"${body.float | length}\"", "4"},
+        {"\"${body.null | length}\"", ""},
+        {"\"${body.absent | length}\"", ""},
+        {"\"${nowMs | length}\"", "13"},
+        {"\"${payload | length}\"", "20"},
+        {"\"${body.json | json.s | length}\"", "5"},
+        {"\"${body.json | json.o | length}\"", "11"},
+        {"\"${body.json | length | length}\"", "3"},
+        {"\"${body.json | length | string}\"", "\"140\""},
+    };
+    struct fixture fix;
+    fixture_init(&fix);
+    json_fini(&fix.body);
+    assert_int_equal(json_parse(&fix.body, span_of(device_text), 1000), ERR_OK);
+    for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++)
+        check_render(&fix, cases[i].text, cases[i].expected);
+    fixture_fini(&fix);
+}
+
+/* A string of `depth` arrays in each other, as a member of a body. */
+static void check_depth(unsigned depth, bool is_json)
+{
+    struct fixture fix = {0};
+    struct buf body = BUF_INIT, expected = BUF_INIT;
+    buf_append_lit(&body, "{\"deep\":\"");
+    for (unsigned i = 0; i < 2 * depth; i++) {
+        buf_append_char(&body, i < depth ? '[' : ']');
+        buf_append_char(&expected, i < depth ? '[' : ']');
+    }
+    buf_append_lit(&body, "\"}");
+    buf_append_char(&expected, '\0');
+    assert_int_equal(json_parse(&fix.body, buf_span(&body), 10), ERR_OK);
+    fix.scope.body = &fix.body;
+    check_render(&fix, "\"${body.deep | json}\"", is_json ? expected.ptr : "");
+    json_fini(&fix.body);
+    buf_fini(&body);
+    buf_fini(&expected);
+}
+
+static void test_depth_of_a_text(void **state)
+{
+    (void)state;
+    check_depth(JSON_DEPTH_MAX, true);
+    check_depth(JSON_DEPTH_MAX + 1, false);
+    check_depth(20000, false);
+}
+
 static void test_empty_scope(void **state)
 {
     (void)state;
@@ -393,8 +534,23 @@ static void test_template_errors(void **state)
         {"\"${body ?? \\\"x}\"", ALL_ROOTS, "expected a JSON string, number, true, false or null"},
         {"\"${body ?? 01}\"", ALL_ROOTS, "expected a JSON string, number, true, false or null"},
         {"\"${body ?? -}\"", ALL_ROOTS, "expected a JSON string, number, true, false or null"},
-        {"\"${body | upper}\"", ALL_ROOTS, "unknown filter 'upper'; expected isoTime or string"},
-        {"\"${body | string | string}\"", ALL_ROOTS, "unexpected '|'"},
+        {"\"${body | upper}\"", ALL_ROOTS, "unknown filter 'upper'; expected isoTime, string, array, json, "},
+        {"\"${body | segment:}\"", ALL_ROOTS, "expected segment:<number>, 0 to 999"},
+        {"\"${body | segment}\"", ALL_ROOTS, "expected segment:<number>, 0 to 999"},
+        {"\"${body | segment:-1}\"", ALL_ROOTS, "expected segment:<number>, 0 to 999"},
+        {"\"${body | segment:1000}\"", ALL_ROOTS, "expected segment:<number>, 0 to 999"},
+        {"\"${body | segment:99999999999999999999}\"", ALL_ROOTS, "expected segment:<number>, 0 to 999"},
+        {"\"${body | segment:1x}\"", ALL_ROOTS, "expected segment:<number>, 0 to 999"},
+        {"\"${body | segment:1.5}\"", ALL_ROOTS, "unexpected '.'"},
+        {"\"${body | length:1}\"", ALL_ROOTS, "unexpected ':'"},
+        {"\"${body | array.x}\"", ALL_ROOTS, "unexpected '.'"},
+        {"\"${body | json.}\"", ALL_ROOTS, "expected a name or an index after '.'"},
+        {"\"${body | json[x]}\"", ALL_ROOTS, "expected [\"name\"]"},
+        {"\"${body | json ?? 1}\"", ALL_ROOTS, "unexpected '?'"},
+        {"\"${body | json || 1}\"", ALL_ROOTS, "unknown filter ''"},
+        {"\"${body | json |}\"", ALL_ROOTS, "unknown filter ''"},
+        {"\"${body | json\"", ALL_ROOTS, "the expression has no end"},
+        {"\"${body|json|json|json|json|json|json|json|json|json}\"", ALL_ROOTS, "at most 8 filters"},
         {"\"${body |}\"", ALL_ROOTS, "unknown filter ''"},
         {"\"${now.x}\"", ALL_ROOTS, "'now' has no members"},
         {"\"${payload.x}\"", ALL_ROOTS, "'payload' has no members"},
@@ -478,6 +634,14 @@ static void test_conditions(void **state)
         {"[{\"value\":\"${timeoutMs}\",\"is\":\"30000\"}]", false},
         {"[{\"value\":\"${body.missing ?? \\\"d\\\"}\",\"is\":\"d\"}]", true},
         {"[{\"value\":\"${reply.at | isoTime}\",\"is\":\"2025-09-01T08:15:00.000Z\"}]", true},
+        {"[{\"value\":\"${body.qrData | string | json.v}\",\"in\":[1,1.5]}]", true},
+        {"[{\"value\":\"${body.qrData | string | json.v}\",\"not\":1.5}]", false},
+        {"[{\"value\":\"${body.qrData | string | json.w}\",\"exists\":false}]", true},
+        {"[{\"value\":\"${body | string | json.nul}\",\"empty\":true}]", true},
+        {"[{\"value\":\"${body | string | json.empty}\",\"empty\":true}]", true},
+        {"[{\"value\":\"${body | string | json.zero}\",\"empty\":true}]", false},
+        {"[{\"value\":\"${body.qrData.list | array}\",\"exists\":true}]", true},
+        {"[{\"value\":\"${body.qrData.deviceId | length}\",\"is\":7}]", true},
         {"[{\"value\":\"${reply.success}\",\"is\":true},{\"value\":\"${body.no}\",\"is\":true}]", false},
         {"[{\"value\":\"${reply.success}\",\"is\":true},{\"value\":\"${body.no}\",\"is\":false}]", true},
     };
@@ -486,7 +650,7 @@ static void test_conditions(void **state)
     struct buf scratch = BUF_INIT;
     for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++) {
         struct err err = {0};
-        struct mapping_condition *cond = compile_cond(cases[i].text, MAPPING_REPLY_ROOTS, &err);
+        struct mapping_condition *cond = compile_cond(cases[i].text, ALL_ROOTS, &err);
         if (!cond)
             fail_msg("%s: %s", cases[i].text, err.text);
         if (mapping_condition_holds(cond, &fix.scope, &scratch) != cases[i].holds)
@@ -563,6 +727,8 @@ int main(void)
         cmocka_unit_test(test_text_in_strings),
         cmocka_unit_test(test_missing_members_and_commas),
         cmocka_unit_test(test_defaults_and_filters),
+        cmocka_unit_test(test_filters_of_texts),
+        cmocka_unit_test(test_depth_of_a_text),
         cmocka_unit_test(test_empty_scope),
         cmocka_unit_test(test_plain_text),
         cmocka_unit_test(test_render_appends),

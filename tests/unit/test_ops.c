@@ -410,8 +410,8 @@ static void test_adding_up(void **state)
     }
     for (int i = 0; i < 3; i++) {
         unsigned n = 1u << (4 * i);
-        parts[i] = (struct ops_gauges){n,     2 * n, 3 * n, {0, n, 2 * n, 3 * n, 4 * n, 5 * n}, 4 * n, 5 * n,
-                                       6 * n, 7 * n, 8 * n};
+        parts[i] = (struct ops_gauges){
+            n, 2 * n, 3 * n, {0, n, 2 * n, 3 * n, 4 * n, 5 * n, 6 * n}, 4 * n, 5 * n, 6 * n, 7 * n, 8 * n};
         ops_gauges_add(&gauges, &parts[i]);
         assert_int_equal(ops_counters_add(sum, loops[i]), ERR_OK);
     }
@@ -442,6 +442,7 @@ static void test_adding_up(void **state)
         {"syncgate_awaiter_wins_total", "winner=produce_failure", 0x333},
         {"syncgate_awaiter_wins_total", "winner=client_gone", 0x444},
         {"syncgate_awaiter_wins_total", "winner=shutdown", 0x555},
+        {"syncgate_awaiter_wins_total", "winner=delivered", 0x666},
         {"syncgate_tokens_total", "result=cached", 0x444},
         {"syncgate_tokens_total", "result=verified", 0x555},
         {"syncgate_tokens_total", "result=refused", 0x666},

@@ -199,6 +199,8 @@ static void test_load_errors(void **state)
         {"schemas/commands.json#", "schemas/none.json#", "r.json: $.command.schema: "},
         {"\"replies\":[{", "\"replies\":{}, \"x\":[{", "r.json: $: unknown key \"x\""},
         {"{\"topic\":\"t.ev\",\"status\":204}", "7", "r.json: $.replies[1]: expected an object"},
+        {"\"replies\":[", "\"accepted\":{},\"replies\":[",
+         "r.json: $.accepted: a route has either \"replies\" or \"accepted\""},
         {"\"status\":204", "\"status\":199",
          "r.json: $.replies[1].status: expected a whole number from 200 to 599"},
         {",\"status\":204", "", "r.json: $.replies[1]: the key \"status\" is missing"},
@@ -312,6 +314,100 @@ static void test_progress(void **state)
                       &err);
     assert_null(table);
     assert_ptr_equal(strstr(err.text, "r.json: $.replies: no rule is terminal"), err.text);
+}
+
+/* A route whose answer is `outcome`. */
+static struct route_table *parse_outcome(const char *outcome, struct err *err)
+{
+    char *text = NULL;
+    assert_true(asprintf(&text,
+                         "{\"operationId\":\"createThing\",\"method\":\"POST\",\"path\":\"/api/things\","
+                         "\"request\":{\"schema\":\"#/components/schemas/Strict\"},\"command\":{\"topic\":"
+                         "\"t\",\"eventType\":\"created\",\"payload\":{\"n\":\"${body.name}\"}}%s}",
+                         outcome) > 0);
+    struct route_table *table = parse_one(text, err);
+    free(text);
+    return table;
+}
+
+static void test_accepted(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *outcome;
+        int status;
+        const char *body; /* NULL: none */
+        size_t headers;
+    } cases[] = {
+        {",\"accepted\":{}", 202, "{\"correlationId\":\"id-1\"}", 0},
+        {",\"accepted\":{},\"finishByFields\":null", 202, "{\"correlationId\":\"id-1\"}", 0},
+        {",\"accepted\":{\"status\":200,\"body\":{\"is\":\"${body.name}\",\"at\":\"${now}\"}}", 200,
+         "{\"at\":\"1970-01-01T00:00:00.000Z\"}", 0},
+        {",\"accepted\":{\"body\":\"ok\",\"headers\":{\"X-Id\":\"${correlationId}\"}}", 202, "\"ok\"", 1},
+        {",\"accepted\":{\"status\":204}", 204, NULL, 0},
+        {",\"accepted\":{\"status\":205,\"headers\":{\"X-A\":\"1\",\"X-B\":\"2\"}}", 205, NULL, 2},
+        {",\"accepted\":{\"status\":299}", 299, "{\"correlationId\":\"id-1\"}", 0},
+    };
+    const struct mapping_scope scope = {.correlation_id = SPAN_LIT("id-1")};
+    for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++) {
+        struct err err = {0};
+        struct buf scratch = BUF_INIT, out = BUF_INIT;
+        struct route_table *table = parse_outcome(cases[i].outcome, &err);
+        if (!table)
+            fail_msg("%s: %s", cases[i].outcome, err.text);
+        const struct route *route = &table->routes[0];
+        assert_true(route->one_way);
+        assert_int_equal(route->rule_count + route->reply_topic_count + table->reply_topic_count, 0);
+        assert_int_equal(route->accepted.status, cases[i].status);
+        assert_int_equal(route->accepted.header_count, cases[i].headers);
+        assert_int_equal(!route->accepted.body, !cases[i].body);
+        if (cases[i].body) {
+            assert_int_equal(mapping_render(route->accepted.body, &scope, &scratch, &out), ERR_OK);
+            assert_true(span_eq(buf_span(&out), span_of(cases[i].body)));
+        }
+        buf_fini(&scratch);
+        buf_fini(&out);
+        route_table_freep(&table);
+    }
+}
+
+static void test_accepted_errors(void **state)
+{
+    (void)state;
+    static const char *const cases[][2] = {
+        {"", "r.json: $: one of the keys \"replies\" and \"accepted\" is missing"},
+        {",\"replies\":[],\"accepted\":{}",
+         "r.json: $.accepted: a route has either \"replies\" or \"accepted\""},
+        {",\"accepted\":[]", "r.json: $.accepted: expected an object"},
+        {",\"accepted\":null", "r.json: $.accepted: expected an object"},
+        {",\"accepted\":true", "r.json: $.accepted: expected an object"},
+        {",\"accepted\":{\"topic\":\"t\"}",
+         "r.json: $.accepted: unknown key \"topic\"; expected one of status, headers, body"},
+        {",\"accepted\":{\"status\":199}",
+         "r.json: $.accepted.status: expected a whole number from 200 to 299"},
+        {",\"accepted\":{\"status\":300}",
+         "r.json: $.accepted.status: expected a whole number from 200 to 299"},
+        {",\"accepted\":{\"status\":204,\"body\":{}}",
+         "r.json: $.accepted: an answer with status 204 has no body"},
+        {",\"accepted\":{\"body\":{\"a\":\"${reply.id}\"}}",
+         "r.json: $.accepted.body.a: in \"${reply.id}\": there is no root here called 'reply'"},
+        {",\"accepted\":{\"body\":\"${payload}\"}",
+         "r.json: $.accepted.body: in \"${payload}\": there is no root here called 'payload'"},
+        {",\"accepted\":{\"body\":\"${body.none}\"}",
+         "r.json: $.accepted.body: in \"${body.none}\": no request"},
+        {",\"accepted\":{\"headers\":{\"X-A\":\"${reply.id}\"}}", "there is no root here called 'reply'"},
+        {",\"accepted\":{\"headers\":{\"Upgrade\":\"x\"}}",
+         "r.json: $.accepted.headers: the gateway sets \"Upgrade\" itself"},
+        {",\"accepted\":{},\"finishByFields\":[]",
+         "r.json: $.finishByFields: no reply comes to a route with \"accepted\""},
+    };
+    for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++) {
+        struct err err = {0};
+        struct route_table *table = parse_outcome(cases[i][0], &err);
+        if (table || !strstr(err.text, cases[i][1]))
+            fail_msg("%s:\n got      %s\n expected %s", cases[i][0], table ? "a table" : err.text,
+                     cases[i][1]);
+    }
 }
 
 static void test_body_references(void **state)
@@ -914,6 +1010,8 @@ int main(void)
         cmocka_unit_test(test_find_untyped_rule),
         cmocka_unit_test(test_versions),
         cmocka_unit_test(test_progress),
+        cmocka_unit_test(test_accepted),
+        cmocka_unit_test(test_accepted_errors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -156,6 +156,169 @@ static void test_commands(void **state)
         check_command(&cases[i]);
 }
 
+/* ---- events of one-way routes ---- */
+
+#define EVENT_ID "2c9d0f7a-51be-4b0e-8f43-0d7a6c1e9b52"
+#define MQTT     "/api/webhooks/mqtt/messages"
+#define DEVICE   "/api/webhooks/mqtt/telemetry"
+#define TOPIC    "users/" SUB "/devices/GH-0042/"
+#define MQTT_EVENT(type, time, payload)                                                         \
+    "{\"eventType\":\"" type "\",\"correlationId\":\"" EVENT_ID "\",\"timestamp\":\"" time      \
+    "\",\"source\":{\"type\":\"device\",\"id\":\"GH-0042\"},\"__version\":\"v1\",\"payload\":{" \
+    "\"deviceId\":\"GH-0042\"," payload "}}"
+#define TELEMETRY(time, data)                                                             \
+    MQTT_EVENT("device.telemetry.received", time,                                         \
+               "\"receivedAt\":\"" time "\",\"telemetryType\":\"sensors\",\"data\":" data \
+               ",\"metadata\":{\"protocol\":\"mqtt\",\"topic\":\"" TOPIC                  \
+               "telemetry\",\"qos\":1,\"retain\":false}")
+#define SENT(payload) "{\"topic\":\"" TOPIC "telemetry\",\"payload\":" payload ",\"timestamp\":1756714530455}"
+#define AT            "2025-09-01T08:15:30.455Z"
+#define NOW           "2025-09-01T08:15:30.120Z"
+
+static void test_mqtt_events(void **state)
+{
+    (void)state;
+    static const struct command_case cases[] = {
+        {MQTT,
+         "{\"event\":\"message.publish\",\"topic\":\"" TOPIC
+         "status\",\"payload\":\"on\\u00e9\\n\",\"qos\":2,"
+         "\"clientid\":\"c-1\",\"username\":\"u\",\"peerhost\":\"192.0.2.7\",\"peername\":\"192.0.2.7:4711\","
+         "\"flags\":{\"retain\":true,\"dup\":false},\"retain\":false,\"publish_received_at\":1756714530455,"
+         "\"timestamp\":1,\"id\":\"0005\",\"node\":\"emqx@127.0.0.1\",\"pub_props\":{}}",
+         CLAIMS, EVENT_ID, 1756714530120, "GH-0042",
+         MQTT_EVENT("mqtt.message.received", AT,
+                    "\"topic\":\"" TOPIC "status\",\"payload\":\"on\\u00e9\\n\",\"qos\":2,\"retain\":true,"
+                    "\"receivedAt\":\"" AT "\",\"clientId\":\"c-1\",\"username\":\"u\","
+                    "\"ipAddress\":\"192.0.2.7\",\"messageSize\":5")},
+        /* decoded by the broker's rule; what is null or absent is left out; its own time missing */
+        {MQTT,
+         "{\"topic\":\"" TOPIC
+         "a/b\",\"payload\":{ \"on\" : true },\"qos\":0,\"clientid\":\"\",\"username\":null,"
+         "\"peerhost\":null,\"peername\":\"192.0.2.7:4711\",\"retain\":true}",
+         CLAIMS, EVENT_ID, 1756714530120, "GH-0042",
+         MQTT_EVENT("mqtt.message.received", NOW,
+                    "\"topic\":\"" TOPIC "a/b\",\"payload\":{ \"on\" : true },\"qos\":0,\"retain\":true,"
+                    "\"receivedAt\":\"" NOW
+                    "\",\"clientId\":\"\",\"ipAddress\":\"192.0.2.7:4711\",\"messageSize\":11")},
+        {MQTT, "{\"topic\":\"" TOPIC "x\",\"payload\":\"\",\"qos\":1,\"clientid\":\"c\"}", CLAIMS, EVENT_ID,
+         1756714530120, "GH-0042",
+         MQTT_EVENT("mqtt.message.received", NOW,
+                    "\"topic\":\"" TOPIC
+                    "x\",\"payload\":\"\",\"qos\":1,\"retain\":false,\"receivedAt\":\"" NOW
+                    "\",\"clientId\":\"c\",\"messageSize\":0")},
+        /* no event: no device in the topic, a quality of service that there is not */
+        {MQTT, "{\"topic\":\"users/u/devices\",\"payload\":\"\",\"qos\":1,\"clientid\":\"c\"}", CLAIMS,
+         EVENT_ID, 1, NULL, NULL},
+        {MQTT, "{\"topic\":\"users/u/devices//x\",\"payload\":\"\",\"qos\":1,\"clientid\":\"c\"}", CLAIMS,
+         EVENT_ID, 1, NULL, NULL},
+        {MQTT, "{\"topic\":\"" TOPIC "x\",\"payload\":[],\"qos\":1,\"clientid\":\"c\"}", CLAIMS, EVENT_ID, 1,
+         NULL, NULL},
+        {MQTT, "{\"topic\":\"" TOPIC "x\",\"payload\":\"\",\"qos\":3,\"clientid\":\"c\"}", CLAIMS, EVENT_ID,
+         1, NULL, NULL},
+        /* telemetry: what the adapter copies, and nothing else */
+        {DEVICE,
+         SENT("\"{\\\"temperature\\\":21.50,\\\"humidity\\\":40,\\\"pressure\\\":1013.2,\\\"batteryLevel\\\":"
+              "0,"
+              "\\\"analogInputs\\\":[{\\\"id\\\":\\\"a\\\",\\\"value\\\":1,\\\"unit\\\":\\\"V\\\"}],"
+              "\\\"discreteInputs\\\":[],"
+              "\\\"custom\\\":{\\\"note\\\":\\\"d\\\\u00e9j\\\\\\\"a\\\"},\\\"signalStrength\\\":-70,"
+              "\\\"uptime\\\":5,"
+              "\\\"latitude\\\":1}\""),
+         CLAIMS, EVENT_ID, 1, "GH-0042",
+         TELEMETRY(
+             AT, "{\"temperature\":21.50,\"humidity\":40,\"pressure\":1013.2,\"analogInputs\":[{\"id\":\"a\","
+                 "\"value\":1,\"unit\":\"V\"}],\"discreteInputs\":[],\"batteryLevel\":0,\"custom\":{"
+                 "\"note\":\"d\\u00e9j\\\"a\"}}")},
+        {DEVICE,
+         SENT("{\"temperature\":-3,\"analogInputs\":{\"id\":\"a\"},\"discreteInputs\":\"x\",\"status\":"
+              "\"ok\"}"),
+         CLAIMS, EVENT_ID, 1, "GH-0042", TELEMETRY(AT, "{\"temperature\":-3}")},
+        {DEVICE, SENT("\"{}\""), CLAIMS, EVENT_ID, 1, "GH-0042", TELEMETRY(AT, "{}")},
+        /* no event: not JSON, or a value that the contract does not have */
+        {DEVICE, SENT("\"21.5 C\""), CLAIMS, EVENT_ID, 1, NULL, NULL},
+        {DEVICE, SENT("\"\""), CLAIMS, EVENT_ID, 1, NULL, NULL},
+        {DEVICE, SENT("\"{\\\"temperature\\\":\\\"21.5\\\"}\""), CLAIMS, EVENT_ID, 1, NULL, NULL},
+        {DEVICE, SENT("{\"humidity\":null}"), CLAIMS, EVENT_ID, 1, NULL, NULL},
+        {DEVICE, SENT("{\"batteryLevel\":101}"), CLAIMS, EVENT_ID, 1, NULL, NULL},
+        {DEVICE, SENT("{\"analogInputs\":[{\"id\":\"a\"}]}"), CLAIMS, EVENT_ID, 1, NULL, NULL},
+        {DEVICE, SENT("{\"custom\":[]}"), CLAIMS, EVENT_ID, 1, NULL, NULL},
+    };
+    for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++)
+        check_command(&cases[i]);
+}
+
+#define USERS "/api/webhooks/users/"
+#define USER_EVENT(type, payload)                                                                         \
+    "{\"eventId\":\"" EVENT_ID "\",\"eventType\":\"" type "\",\"timestamp\":\"" NOW                       \
+    "\",\"version\":\"1.0\",\"source\":\"rest-api-gateway\",\"payload\":{\"userId\":\"" SUB "\"," payload \
+    "}}"
+
+static void test_user_events(void **state)
+{
+    (void)state;
+    static const struct command_case cases[] = {
+        {USERS "authenticated", "{\"userId\":\"" SUB "\"}", "{}", EVENT_ID, 1756714530120, SUB,
+         USER_EVENT("user.authenticated", "\"authenticatedAt\":\"" NOW "\"")},
+        {USERS "authenticated",
+         "{\"userId\":\"" SUB
+         "\",\"sessionId\":\"s\",\"email\":\"ann@example.org\",\"authenticatedAt\":1756714530455,"
+         "\"ipAddress\":\"192.0.2.7\",\"userAgent\":\"a\",\"method\":\"sso\",\"provider\":\"g\",\"password\":"
+         "\"p\"}",
+         "{}", EVENT_ID, 1756714530120, SUB,
+         USER_EVENT(
+             "user.authenticated",
+             "\"sessionId\":\"s\",\"email\":\"ann@example.org\",\"authenticatedAt\":\"" AT
+             "\",\"ipAddress\":\"192.0.2.7\",\"userAgent\":\"a\",\"method\":\"sso\",\"provider\":\"g\"")},
+        {USERS "registered",
+         "{\"userId\":\"" SUB
+         "\",\"email\":\"ann@example.org\",\"username\":\"ann\",\"firstName\":\"A\",\"lastName\":\"B\","
+         "\"organizationId\":\"" SUB "\",\"registeredAt\":\"2025-09-01T10:15:30.455+02:00\"}",
+         "{}", EVENT_ID, 1756714530120, SUB,
+         USER_EVENT(
+             "user.registered",
+             "\"email\":\"ann@example.org\",\"username\":\"ann\",\"firstName\":\"A\",\"lastName\":\"B\","
+             "\"organizationId\":\"" SUB "\",\"registeredAt\":\"" AT "\"")},
+        {USERS "logged-out", "{\"userId\":\"" SUB "\",\"sessionId\":\"s\",\"reason\":\"timeout\"}", "{}",
+         EVENT_ID, 1756714530120, SUB,
+         USER_EVENT("user.logged_out",
+                    "\"sessionId\":\"s\",\"loggedOutAt\":\"" NOW "\",\"reason\":\"timeout\"")},
+        {USERS "profile-updated",
+         "{\"userId\":\"" SUB "\",\"updatedBy\":\"" SUB
+         "\",\"changes\":[{\"field\":\"email\",\"oldValue\":null}]}",
+         "{}", EVENT_ID, 1756714530120, SUB,
+         USER_EVENT("user.profile_updated", "\"updatedBy\":\"" SUB "\",\"updatedAt\":\"" NOW
+                                            "\",\"changes\":[{\"field\":\"email\",\"oldValue\":null}]")},
+        /* no event */
+        {USERS "authenticated", "{\"userId\":\"ann\"}", "{}", EVENT_ID, 1, NULL, NULL},
+        {USERS "authenticated", "{\"userId\":\"" SUB "\",\"method\":\"guess\"}", "{}", EVENT_ID, 1, NULL,
+         NULL},
+        {USERS "registered", "{\"userId\":\"" SUB "\"}", "{}", EVENT_ID, 1, NULL, NULL},
+        {USERS "registered", "{\"userId\":\"" SUB "\",\"email\":\"ann\"}", "{}", EVENT_ID, 1, NULL, NULL},
+        {USERS "logged-out", "{}", "{}", EVENT_ID, 1, NULL, NULL},
+        {USERS "profile-updated", "{\"userId\":\"" SUB "\"}", "{}", EVENT_ID, 1, NULL, NULL},
+        {USERS "profile-updated", "{\"userId\":\"" SUB "\",\"changes\":[{}]}", "{}", EVENT_ID, 1, NULL, NULL},
+    };
+    for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++)
+        check_command(&cases[i]);
+}
+
+/* Webhooks are never open to the world. */
+static void test_one_way_routes_need_the_admin(void **state)
+{
+    (void)state;
+    size_t count = 0;
+    for (size_t i = 0; i < table->count; i++) {
+        const struct route *route = &table->routes[i];
+        if (!route->one_way)
+            continue;
+        count++;
+        assert_true(route->auth_required && route->role_count == 1 && route->body_schema);
+        assert_true(span_eq(route->roles[0], SPAN_LIT("admin")));
+        assert_int_equal(route->accepted.status, 202);
+    }
+    assert_int_equal(count, 6);
+}
+
 /* ---- answers ---- */
 
 struct answer_case {
@@ -645,6 +808,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_commands),
+        cmocka_unit_test(test_mqtt_events),
+        cmocka_unit_test(test_user_events),
+        cmocka_unit_test(test_one_way_routes_need_the_admin),
         cmocka_unit_test(test_bind_answers),
         cmocka_unit_test(test_unbind_answers),
         cmocka_unit_test(test_texts_of_the_caller_are_escaped),
