@@ -10,6 +10,7 @@
 #include "loader.h"
 
 #define ADMIN_TOKEN_MIN 16u
+#define TOPIC_LEN_MAX   249 /* Kafka's own limit */
 
 /* ---- life ---- */
 
@@ -296,6 +297,26 @@ static enum err_code check_admin_tokens(struct loader *loader)
     return ERR_OK;
 }
 
+static enum err_code check_reply_address(struct loader *loader)
+{
+    const struct config *config = loader->config;
+    const char *name = config->reply_topic;
+    if (!name && config->reply_partition != CONFIG_ANY_PARTITION)
+        return err_set(
+            loader->err, ERR_CONFIG,
+            "%s: expected SYNCGATE_REPLY_TOPIC as well: it names the topic that the partition is of",
+            place_of(loader, "SYNCGATE_REPLY_PARTITION"));
+    if (!name)
+        return ERR_OK;
+    bool ok = strlen(name) <= TOPIC_LEN_MAX && strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
+    for (const char *c = name; *c; c++)
+        ok &= isalnum((unsigned char)*c) || strchr("._-", *c) != NULL;
+    return ok ? ERR_OK
+              : err_set(loader->err, ERR_CONFIG,
+                        "%s: expected a Kafka topic name: letters, digits, '.', '_', '-', at most %d",
+                        place_of(loader, "SYNCGATE_REPLY_TOPIC"), TOPIC_LEN_MAX);
+}
+
 static enum err_code check_together(struct loader *loader)
 {
     if (check_admin_tokens(loader) != ERR_OK)
@@ -314,6 +335,8 @@ static enum err_code check_together(struct loader *loader)
                            place_of(loader, names[i]), place_of(loader, first));
         first = names[i];
     }
+    if (check_reply_address(loader) != ERR_OK)
+        return ERR_CONFIG;
     if (config->env == CONFIG_PRODUCTION && config_is_embedded(config))
         return err_set(
             loader->err, ERR_CONFIG,
@@ -350,6 +373,8 @@ struct config *config_load(const char *file, char *const *environ, struct err *e
     enum err_code code = ERR_OK;
     if (!loader.config || !loader.values)
         code = loader_no_memory(&loader);
+    if (code == ERR_OK)
+        loader.config->reply_partition = CONFIG_ANY_PARTITION;
     if (code == ERR_OK && file)
         code = loader_take_file(&loader, file);
     if (code == ERR_OK && environ)

@@ -61,6 +61,10 @@ const struct option options[] = {
      "Bootstrap list, or `embedded` for the built-in broker (a first look and tests only). Required unless the flag of every route is `false`."),
     NUMBER_OPTION("KAFKA_MESSAGE_TIMEOUT", "kafka.messageTimeout", OPTION_DURATION, kafka_message_timeout_ms, "2s", 100 * MS, 5 * MIN, false,
         "A command that could not be handed to a broker in this time is given up. Plus 1s it must stay below the shortest route timeout."),
+    TEXT_OPTION("SYNCGATE_REPLY_TOPIC", "kafka.replyTopic", OPTION_STRING, reply_topic, NULL, false,
+        "The reply address of this instance: commands carry it instead of the topic of their route's first reply rule, and replies on it count as replies on that topic."),
+    NUMBER_OPTION("SYNCGATE_REPLY_PARTITION", "kafka.replyPartition", OPTION_UINT, reply_partition, NULL, 0, INT32_MAX, false,
+        "The partition of SYNCGATE_REPLY_TOPIC that belongs to this instance: commands carry it, and of that topic only it is read. Not set: all partitions are read, and the service's partitioner chooses."),
 
     OPTION("Circuit breakers", "SYNCGATE_BREAKER", "breaker.enabled", OPTION_BOOL, breaker, "true", 0, 0, NULL, true, false,
      "One for each route, and one for the cluster. Open, it sends calls to legacy at once; with `only` they are answered 503."),

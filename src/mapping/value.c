@@ -176,6 +176,15 @@ static void eval_operand(const struct expr_operand *operand, const struct mappin
     case EXPR_EVENT_TYPE:
         set_text(value, scope->event_type);
         break;
+    case EXPR_REPLY_TOPIC:
+        set_text(value, scope->reply_topic);
+        break;
+    case EXPR_REPLY_PARTITION:
+        set_text(value, scope->reply_partition);
+        break;
+    case EXPR_TRACEPARENT:
+        set_text(value, scope->traceparent);
+        break;
     }
 }
 
