@@ -178,10 +178,12 @@ class Gateway(Child):
         with open(f"/proc/{self.pid}/smaps_rollup", encoding="ascii") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith("Rss:"))
 
-    def parked(self):
+    def metric(self, name):
         text = http("GET", self.admin, "/metrics")[1].decode()
-        return sum(float(line.split()[-1]) for line in text.splitlines()
-                   if line.startswith("syncgate_parked_requests"))
+        return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
+
+    def parked(self):
+        return self.metric("syncgate_parked_requests")
 
 
 def free_port():
@@ -423,6 +425,34 @@ class Bench:
             raise BenchError("sg-load --park: " + parking.communicate()[1])
         return parking
 
+    def group_strangers(self):
+        """What a reply to another instance costs: read, looked at, skipped. Nothing else goes on in the gateway."""
+        kafka = self.start_kafka()
+        gateway = self.kafka_gateway(kafka)
+
+        def case(suffix, arguments):
+            def run():
+                before, used = gateway.metric("syncgate_kafka_records_total"), cpu_us(gateway.pid)
+                argv = [program("bench/sg-roundtrip"), "--brokers", kafka.bootstrap, "--strangers",
+                        str(self.options.strangers), *arguments]
+                done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False,
+                                      timeout=300)
+                if done.returncode != 0:
+                    raise BenchError(f"sg-roundtrip --strangers: {done.stdout}{done.stderr}")
+                deadline = time.monotonic() + START_S
+                while gateway.metric("syncgate_kafka_records_total") - before < self.options.strangers:
+                    if time.monotonic() > deadline:
+                        raise BenchError("the gateway has not read all replies")
+                    time.sleep(0.05)
+                per_reply = (cpu_us(gateway.pid) - used) * 1000 / self.options.strangers
+                note(f"  stranger's reply {suffix}: {per_reply:.0f} ns")
+                self.numbers.add(f"stranger_ns_{suffix}", per_reply, "ns")
+            return run
+
+        self.rounds([case("header", []), case("body", ["--no-headers"])])
+        if gateway.metric('syncgate_replies_total{result="invalid"}'):
+            raise BenchError("a stranger's reply was not understood")
+
     def group_legacy(self):
         devices = DeviceService(self.folder)
         gateway = Gateway(self.folder, self.options.loops, FEATURE_KAFKA_EVENTS="false",
@@ -468,7 +498,7 @@ def cpu_us(pid):
     return (int(words[11]) + int(words[12])) * 1e6 / os.sysconf("SC_CLK_TCK")
 
 
-KAFKA_GROUPS = ("kafka", "parked")
+KAFKA_GROUPS = ("kafka", "parked", "strangers")
 GROUPS = (*KAFKA_GROUPS, "embedded", "legacy")
 
 
@@ -499,6 +529,7 @@ def parse_arguments():
     options.repeats = options.repeats or (1 if options.quick else 3)
     options.seconds = options.seconds or (1.0 if options.quick else 3.0)
     options.parked = options.parked or (1000 if options.quick else 10000)
+    options.strangers = 100000 if options.quick else 1000000
     options.kafka_warmup = 5.0 if options.quick else 20.0
     options.warmup = 0.5 if options.quick else 1.0
     if options.parked > ALL_DEVICES - PARKED_DEVICES:
