@@ -441,9 +441,9 @@ static int run_strangers(const struct options *options)
 {
     struct roundtrip roundtrip = {.options = options};
     rd_kafka_t *producer = producer_new(options->brokers, &roundtrip);
-    char text[384], id[ID_LEN + 1];
+    char text[384], id[ID_LEN + 1 + 8];
     for (uint64_t i = 0; i < options->strangers && !stop_requested; i++) {
-        snprintf(id, sizeof(id), "%08x-%04x-4000-8000-%012lx", (unsigned)getpid(), (unsigned)(i >> 48), i);
+        snprintf(id, sizeof(id), "%08x-0000-4000-8000-%012lx", (unsigned)getpid(), i);
         int len =
             snprintf(text, sizeof(text),
                      "{\"eventType\":\"device.response.bind\",\"correlationId\":\"%s\",\"timestamp\":"

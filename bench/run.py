@@ -358,8 +358,8 @@ class Bench:
             self.kafka.close()
         self.kafka = None
 
-    def kafka_gateway(self, kafka):
-        gateway = Gateway(self.folder, self.options.loops, KAFKA_BROKERS=kafka.bootstrap, FEATURE_KAFKA_EVENTS="only")
+    def kafka_gateway(self, kafka, folder=None):
+        gateway = Gateway(folder or self.folder, self.options.loops, KAFKA_BROKERS=kafka.bootstrap, FEATURE_KAFKA_EVENTS="only")
         gateway.wait_ready()
         return gateway
 
@@ -426,32 +426,43 @@ class Bench:
         return parking
 
     def group_strangers(self):
-        """What a reply to another instance costs: read, looked at, skipped. Nothing else goes on in the gateway."""
+        """What replies to another instance cost this one: read, looked at, skipped. Nothing else goes on in it."""
         kafka = self.start_kafka()
-        gateway = self.kafka_gateway(kafka)
+        DeviceService(self.folder, kafka.bootstrap)
+        folder = os.path.join(self.folder, "busy")
+        os.makedirs(folder, exist_ok=True)
+        idle, busy = self.kafka_gateway(kafka), self.kafka_gateway(kafka, folder)
 
-        def case(suffix, arguments):
-            def run():
-                before, used = gateway.metric("syncgate_kafka_records_total"), cpu_us(gateway.pid)
-                argv = [program("bench/sg-roundtrip"), "--brokers", kafka.bootstrap, "--strangers",
-                        str(self.options.strangers), *arguments]
-                done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False,
-                                      timeout=300)
-                if done.returncode != 0:
-                    raise BenchError(f"sg-roundtrip --strangers: {done.stdout}{done.stderr}")
-                deadline = time.monotonic() + START_S
-                while gateway.metric("syncgate_kafka_records_total") - before < self.options.strangers:
-                    if time.monotonic() > deadline:
-                        raise BenchError("the gateway has not read all replies")
-                    time.sleep(0.05)
-                per_reply = (cpu_us(gateway.pid) - used) * 1000 / self.options.strangers
-                note(f"  stranger's reply {suffix}: {per_reply:.0f} ns")
-                self.numbers.add(f"stranger_ns_{suffix}", per_reply, "ns")
+        def flood(suffix, arguments):
+            return lambda: self.flood(kafka, idle, busy, suffix, arguments)
+
+        def live(connections):
+            def run():  # every call has one reply: a bind its response, an unbind its event
+                result = self.load(busy, connections, [idle.pid])
+                self.numbers.add(f"stranger_ns_live_c{connections}", result["cpu_us"] * 1000, "ns")
             return run
 
-        self.rounds([case("header", []), case("body", ["--no-headers"])])
-        if gateway.metric('syncgate_replies_total{result="invalid"}'):
+        self.rounds([flood("header", []), flood("body", ["--no-headers"]), live(1), live(64)])
+        if idle.metric('syncgate_replies_total{result="invalid"}'):
             raise BenchError("a stranger's reply was not understood")
+
+    def flood(self, kafka, idle, busy, suffix, arguments):
+        records = "syncgate_kafka_records_total"
+        before, used = [gateway.metric(records) for gateway in (idle, busy)], cpu_us(idle.pid)
+        argv = [program("bench/sg-roundtrip"), "--brokers", kafka.bootstrap, "--strangers", str(self.options.strangers),
+                *arguments]
+        done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False, timeout=300)
+        if done.returncode != 0:
+            raise BenchError(f"sg-roundtrip --strangers: {done.stdout}{done.stderr}")
+        for gateway, start in zip((idle, busy), before):
+            deadline = time.monotonic() + START_S
+            while gateway.metric(records) - start < self.options.strangers:
+                if time.monotonic() > deadline:
+                    raise BenchError("a gateway has not read all replies")
+                time.sleep(0.05)
+        per_reply = (cpu_us(idle.pid) - used) * 1000 / self.options.strangers
+        note(f"  stranger's reply, id in the {suffix}: {per_reply:.0f} ns")
+        self.numbers.add(f"stranger_ns_{suffix}", per_reply, "ns")
 
     def group_legacy(self):
         devices = DeviceService(self.folder)
