@@ -127,17 +127,18 @@ static enum err_code render_headers(struct exchange *ex, const struct mapping_sc
     return ERR_OK;
 }
 
-static enum err_code produce(struct exchange *ex, struct mapping_scope *scope, bool has_key)
+static enum err_code produce(struct exchange *ex, const struct mapping_scope *of_request, bool has_key)
 {
     struct exchange_worker *worker = ex->worker;
     const struct exchange_route *state = exchange_route_state(ex);
     const char *partition = ex->view->plan->reply_partition;
     struct kafka_header headers[ROUTE_COMMAND_HEADERS_MAX];
     char made[56];
-    scope->traceparent = traceparent(ex, made);
-    scope->reply_topic = state->reply_topic;
+    struct mapping_scope scope = *of_request;
+    scope.traceparent = traceparent(ex, made);
+    scope.reply_topic = state->reply_topic;
     if (state->reply_topic.ptr && *partition)
-        scope->reply_partition = span_of(partition);
+        scope.reply_partition = span_of(partition);
     struct kafka_command command = {
         .topic = state->command_topic,
         .key = has_key ? buf_span(&worker->key) : (struct span){NULL, 0},
@@ -145,7 +146,7 @@ static enum err_code produce(struct exchange *ex, struct mapping_scope *scope, b
         .headers = headers,
         .handle = await_id_handle(&ex->id),
     };
-    enum err_code code = render_headers(ex, scope, headers, &command.header_count);
+    enum err_code code = render_headers(ex, &scope, headers, &command.header_count);
     return code == ERR_OK ? kafka_produce(worker->shared->kafka, &command) : code;
 }
 
