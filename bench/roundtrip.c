@@ -28,7 +28,8 @@
 
 struct options {
     const char *brokers;
-    bool echo, json;
+    bool echo, json, without_headers;
+    uint64_t strangers;
     unsigned levels[LEVELS_MAX], level_count, first_device;
     uint64_t fetch_wait_ms;
     double seconds, warmup_seconds;
@@ -433,6 +434,41 @@ static int run_echo(const struct options *options)
     return 0;
 }
 
+/* ---- replies that nobody waits for ---- */
+
+/* Writes replies with ids of nobody, as fast as they are taken, in the batches that many busy services would make. */
+static int run_strangers(const struct options *options)
+{
+    struct roundtrip roundtrip = {.options = options};
+    rd_kafka_t *producer = producer_new(options->brokers, &roundtrip);
+    char text[384], id[ID_LEN + 1 + 8];
+    for (uint64_t i = 0; i < options->strangers && !stop_requested; i++) {
+        snprintf(id, sizeof(id), "%08x-0000-4000-8000-%012lx", (unsigned)getpid(), i);
+        int len =
+            snprintf(text, sizeof(text),
+                     "{\"eventType\":\"device.response.bind\",\"correlationId\":\"%s\",\"timestamp\":"
+                     "\"2026-01-01T00:00:00.000Z\",\"source\":{\"type\":\"backend\",\"id\":\"device-"
+                     "service\"},\"__version\":\"v1\",\"success\":true,\"payload\":{\"deviceId\":\"GH-%lu\","
+                     "\"userId\":\"" USER "\",\"boundAt\":\"2026-01-01T00:00:00.000Z\"}}",
+                     id, i);
+        struct vu_list list = {.count = 0};
+        vu_message(&list, RESPONSE_TOPIC, id, ID_LEN, text, (size_t)len);
+        if (!options->without_headers) {
+            vu_header(&list, "kafka_correlationId", id, ID_LEN);
+            vu_header(&list, "correlation-id", id, ID_LEN);
+            vu_header(&list, "event-type", "device.response.bind", -1);
+            vu_header(&list, "content-type", "application/json", -1);
+        }
+        vu_produce(producer, &list);
+        while (rd_kafka_outq_len(producer) > 10000)
+            rd_kafka_poll(producer, 10);
+    }
+    rd_kafka_flush(producer, 30000);
+    int left = rd_kafka_outq_len(producer);
+    rd_kafka_destroy(producer);
+    return left || roundtrip.failed_deliveries ? 1 : 0;
+}
+
 /* ---- command line ---- */
 
 static void usage(FILE *out)
@@ -444,6 +480,8 @@ static void usage(FILE *out)
           "  --in-flight N       commands at once; may be repeated (1 and 64)\n"
           "  --seconds S         measured time of each (5)     --warmup S     before it (1)\n"
           "  --base N            first device number (1)       --json         a line of JSON for each\n"
+          "  --strangers N       write N replies to nobody, and end\n"
+          "  --no-headers        without headers: their ids are in the bodies only\n"
           "  --fetch-wait-ms N   fetch.wait.max.ms (500; 5 for the embedded broker, whose fetch is no long "
           "poll)\n",
           out);
@@ -461,6 +499,11 @@ static bool parse_option(int opt, const char *arg, struct options *options)
         return true;
     case 'j':
         options->json = true;
+        return true;
+    case 'S':
+        return stats_parse_u64(arg, 1, UINT32_MAX, &options->strangers);
+    case 'H':
+        options->without_headers = true;
         return true;
     case 'n':
         if (options->level_count == LEVELS_MAX || !stats_parse_u64(arg, 1, IN_FLIGHT_MAX, &value))
@@ -490,7 +533,8 @@ int main(int argc, char **argv)
         {"json", no_argument, NULL, 'j'},          {"in-flight", required_argument, NULL, 'n'},
         {"seconds", required_argument, NULL, 's'}, {"warmup", required_argument, NULL, 'w'},
         {"base", required_argument, NULL, 'd'},    {"fetch-wait-ms", required_argument, NULL, 'f'},
-        {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0},
+        {"help", no_argument, NULL, 'h'},          {"strangers", required_argument, NULL, 'S'},
+        {"no-headers", no_argument, NULL, 'H'},    {NULL, 0, NULL, 0},
     };
     struct options options = {.first_device = 1, .fetch_wait_ms = 500, .seconds = 5, .warmup_seconds = 1};
     int opt;
@@ -516,5 +560,5 @@ int main(int argc, char **argv)
     const struct sigaction action = {.sa_handler = on_signal};
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
-    return options.echo ? run_echo(&options) : run(&options);
+    return options.strangers ? run_strangers(&options) : options.echo ? run_echo(&options) : run(&options);
 }

@@ -180,10 +180,12 @@ class Gateway(Child):
         with open(f"/proc/{self.pid}/smaps_rollup", encoding="ascii") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith("Rss:"))
 
-    def parked(self):
+    def metric(self, name):
         text = http("GET", self.admin, "/metrics")[1].decode()
-        return sum(float(line.split()[-1]) for line in text.splitlines()
-                   if line.startswith("syncgate_parked_requests"))
+        return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
+
+    def parked(self):
+        return self.metric("syncgate_parked_requests")
 
 
 def free_port():
@@ -358,8 +360,8 @@ class Bench:
             self.kafka.close()
         self.kafka = None
 
-    def kafka_gateway(self, kafka):
-        gateway = Gateway(self.folder, self.options.loops, KAFKA_BROKERS=kafka.bootstrap, FEATURE_KAFKA_EVENTS="only")
+    def kafka_gateway(self, kafka, folder=None):
+        gateway = Gateway(folder or self.folder, self.options.loops, KAFKA_BROKERS=kafka.bootstrap, FEATURE_KAFKA_EVENTS="only")
         gateway.wait_ready()
         return gateway
 
@@ -425,6 +427,45 @@ class Bench:
             raise BenchError("sg-load --park: " + parking.communicate()[1])
         return parking
 
+    def group_strangers(self):
+        """What replies to another instance cost this one: read, looked at, skipped. Nothing else goes on in it."""
+        kafka = self.start_kafka()
+        DeviceService(self.folder, kafka.bootstrap)
+        folder = os.path.join(self.folder, "busy")
+        os.makedirs(folder, exist_ok=True)
+        idle, busy = self.kafka_gateway(kafka), self.kafka_gateway(kafka, folder)
+
+        def flood(suffix, arguments):
+            return lambda: self.flood(kafka, idle, busy, suffix, arguments)
+
+        def live(connections):
+            def run():  # every call has one reply: a bind its response, an unbind its event
+                result = self.load(busy, connections, [idle.pid])
+                self.numbers.add(f"stranger_ns_live_c{connections}", result["cpu_us"] * 1000, "ns")
+            return run
+
+        self.rounds([flood("header", []), flood("body", ["--no-headers"]), live(1), live(64)])
+        if idle.metric('syncgate_replies_total{result="invalid"}'):
+            raise BenchError("a stranger's reply was not understood")
+
+    def flood(self, kafka, idle, busy, suffix, arguments):
+        records = "syncgate_kafka_records_total"
+        before, used = [gateway.metric(records) for gateway in (idle, busy)], cpu_us(idle.pid)
+        argv = [program("bench/sg-roundtrip"), "--brokers", kafka.bootstrap, "--strangers", str(self.options.strangers),
+                *arguments]
+        done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False, timeout=300)
+        if done.returncode != 0:
+            raise BenchError(f"sg-roundtrip --strangers: {done.stdout}{done.stderr}")
+        for gateway, start in zip((idle, busy), before):
+            deadline = time.monotonic() + START_S
+            while gateway.metric(records) - start < self.options.strangers:
+                if time.monotonic() > deadline:
+                    raise BenchError("a gateway has not read all replies")
+                time.sleep(0.05)
+        per_reply = (cpu_us(idle.pid) - used) * 1000 / self.options.strangers
+        note(f"  stranger's reply, id in the {suffix}: {per_reply:.0f} ns")
+        self.numbers.add(f"stranger_ns_{suffix}", per_reply, "ns")
+
     def group_legacy(self):
         devices = DeviceService(self.folder)
         gateway = Gateway(self.folder, self.options.loops, FEATURE_KAFKA_EVENTS="false",
@@ -470,7 +511,7 @@ def cpu_us(pid):
     return (int(words[11]) + int(words[12])) * 1e6 / os.sysconf("SC_CLK_TCK")
 
 
-KAFKA_GROUPS = ("kafka", "parked")
+KAFKA_GROUPS = ("kafka", "parked", "strangers")
 GROUPS = (*KAFKA_GROUPS, "embedded", "legacy")
 
 
@@ -501,6 +542,7 @@ def parse_arguments():
     options.repeats = options.repeats or (1 if options.quick else 3)
     options.seconds = options.seconds or (1.0 if options.quick else 3.0)
     options.parked = options.parked or (1000 if options.quick else 10000)
+    options.strangers = 100000 if options.quick else 1000000
     options.kafka_warmup = 5.0 if options.quick else 20.0
     options.warmup = 0.5 if options.quick else 1.0
     if options.parked > ALL_DEVICES - PARKED_DEVICES:

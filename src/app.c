@@ -68,6 +68,9 @@ static enum err_code start_kafka(struct app *app, struct err *err)
         .reply_topic_count = app->plan->routes->reply_topic_count,
         .command_topics = app->plan->command_topics,
         .command_topic_count = app->plan->command_topic_count,
+        .own_topic = config->reply_partition != CONFIG_ANY_PARTITION ? span_of(config->reply_topic)
+                                                                     : (struct span){NULL, 0},
+        .own_partition = (int32_t)config->reply_partition,
         .loops = loops,
         .loop_args = args,
         .loop_count = app->worker_count,
@@ -82,7 +85,12 @@ static enum err_code start_kafka(struct app *app, struct err *err)
     free(loops);
     free(args);
     app->shared.kafka = app->kafka;
-    return app->kafka ? exchange_plan_bind(&app->shared, app->plan) : ERR_CONFIG;
+    if (!app->kafka)
+        return ERR_CONFIG;
+    enum err_code code = exchange_plan_bind(&app->shared, app->plan);
+    if (code != ERR_OK)
+        err_set(err, code, "too many Kafka topics or reply headers, or no memory for them");
+    return code;
 }
 
 static uint32_t share(uint32_t total, size_t parts)

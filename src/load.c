@@ -79,6 +79,10 @@ static enum err_code check_dead_letters(const struct config *config, const struc
                                         struct err *err)
 {
     const char *topic = config->dead_letter_topic;
+    if (topic && config->reply_topic && strcmp(topic, config->reply_topic) == 0)
+        return err_set(err, ERR_CONFIG,
+                       "SYNCGATE_DEAD_LETTER_TOPIC: %s is SYNCGATE_REPLY_TOPIC: expected a topic of its own",
+                       topic);
     for (size_t i = 0; topic && i < routes->count; i++) {
         const struct route *route = &routes->routes[i];
         bool taken = span_eq(route->command.topic, span_of(topic));

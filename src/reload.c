@@ -140,7 +140,7 @@ void app_reload(struct app *app)
     if (code == ERR_OK)
         code = exchange_plan_bind(&app->shared, plan);
     if (code == ERR_OVERLOADED)
-        err_set(&err, code, "too many Kafka topics since the start: restart the gateway");
+        err_set(&err, code, "too many Kafka topics or reply headers since the start: restart the gateway");
     else if (code == ERR_NO_MEMORY)
         err_set(&err, code, "out of memory");
     app->next_plan = plan;

@@ -18,6 +18,8 @@
 enum config_error_profile { CONFIG_ERRORS_TS_REST, CONFIG_ERRORS_NEST, CONFIG_ERRORS_PROBLEM };
 enum config_env { CONFIG_DEVELOPMENT, CONFIG_PRODUCTION, CONFIG_TEST };
 
+#define CONFIG_ANY_PARTITION UINT32_MAX
+
 /* Where to listen: a literal address (or localhost) and a port, ready for bind(). */
 struct config_address {
     char text[64]; /* as written, for messages: "0.0.0.0:8080", "[::1]:9090" */
@@ -68,6 +70,8 @@ struct config {
     char *kafka_brokers; /* optional; "embedded" or a bootstrap list */
     uint32_t kafka_message_timeout_ms;
     char *dead_letter_topic;                  /* optional */
+    char *reply_topic;                        /* optional: the reply address of this instance */
+    uint32_t reply_partition;                 /* of reply_topic; CONFIG_ANY_PARTITION: none is ours alone */
     struct config_property *kafka_properties; /* sorted by name, each name once */
     size_t kafka_property_count;
 

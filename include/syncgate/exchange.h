@@ -39,10 +39,12 @@ struct exchange_route {
     struct exchange_operation *operation;
     _Atomic(uint32_t) flag;  /* packed, exchange_route_flag(): the only thing here that changes */
     uint32_t command_topic;  /* index in the room kafka */
-    const char *reply_topic; /* the reply address in the command's headers; NUL-terminated */
+    struct span reply_topic; /* the reply address in the command's headers; ptr NULL: none */
     bool reply_needs_body;   /* a reply template refers to the request's body: it is kept until the reply */
     uint32_t max_in_flight;
 };
+
+#define EXCHANGE_NO_ADDRESS UINT32_MAX
 
 /* One configuration with its routes; immutable but for the flags. Counted by its holders: the app and each loop. */
 struct exchange_plan {
@@ -52,6 +54,8 @@ struct exchange_plan {
     struct exchange_route *states; /* [routes->count] */
     char **reply_topic_names;      /* NUL-terminated copies of routes->reply_topics */
     uint32_t *reply_topic_ids;     /* their indexes in the room kafka */
+    uint32_t address_id;           /* SYNCGATE_REPLY_TOPIC's index there; EXCHANGE_NO_ADDRESS: not set */
+    char reply_partition[12];      /* SYNCGATE_REPLY_PARTITION as text; empty: not set */
     struct span *command_topics;   /* distinct */
     uint32_t *command_topic_ids;
     size_t command_topic_count;
@@ -61,6 +65,8 @@ struct exchange_plan {
     struct path_breaker_settings route_breaker, cluster_breaker;
     struct exchange_plan *next; /* in exchange_shared.plans */
 };
+
+#define EXCHANGE_ID_HEADERS_MAX 64
 
 /* For the process. Set before the loops run, then immutable but for the atomics and what a lock guards. */
 struct exchange_shared {
@@ -76,6 +82,10 @@ struct exchange_shared {
     pthread_mutex_t plans_mtx; /* leaf: the list of plans that calls may still hold */
     struct exchange_plan *plans;
     atomic_bool field_matching; /* one of them asks for it */
+    /* Headers in which a reply of any plan may carry its id, NUL-terminated, owned. Main adds a name, then publishes the
+     * count that covers it; none changes or goes. */
+    char *id_headers[EXCHANGE_ID_HEADERS_MAX];
+    atomic_uint id_header_count;
     struct exchange_breaker cluster;
     atomic_bool unreachable;         /* the cluster's breaker was told so */
     atomic_uint_fast64_t body_bytes; /* announced by requests that are being collected, or kept */
@@ -95,8 +105,8 @@ void exchange_shared_fini(struct exchange_shared *shared);
 struct exchange_plan *exchange_plan_new(struct exchange_shared *shared, struct config *config,
                                         struct route_table *routes, const struct path_flag *flags,
                                         struct err *err);
-/* Makes the plan's topics known to Kafka; calls may be served by it from then on. ERR_OK, ERR_OVERLOADED (too many topics) or
- * ERR_NO_MEMORY. */
+/* Makes the plan's topics known to Kafka; calls may be served by it from then on. ERR_OK, ERR_OVERLOADED (too many topics, or
+ * too many different headers of replies) or ERR_NO_MEMORY. */
 enum err_code exchange_plan_bind(struct exchange_shared *shared, struct exchange_plan *plan) SG_NODISCARD;
 struct exchange_plan *exchange_plan_ref(struct exchange_plan *plan); /* Thread: any */
 /* Thread: any. Locks: takes plans_mtx. */

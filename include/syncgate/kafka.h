@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* kafka: commands out, replies in. Sole includer of rdkafka.h. It owns one producer, one consumer that is assigned every
- * partition of the reply topics (never a consumer group), a reader thread that hands replies and delivery reports to the
+ * partition of the reply topics, of one of them a single partition on request (never a consumer group), a reader thread that hands replies and delivery reports to the
  * loops, a watcher thread that finds partitions and their positions, and on request the embedded broker (librdkafka's mock
  * cluster). It holds correlation ids and handles, never a request. design.md sections 4, 5 and 6. */
 #pragma once
@@ -68,6 +68,9 @@ struct kafka_settings {
     size_t reply_topic_count;
     const struct span *command_topics;
     size_t command_topic_count;
+    /* A reply topic, whenever it is added, of which only one partition is read: ours. ptr NULL: none. Borrowed for kafka_new(). */
+    struct span own_topic;
+    int32_t own_partition;
     struct loop *const *loops; /* borrowed for the life of the object */
     void *const *loop_args;
     size_t loop_count;
@@ -137,7 +140,8 @@ void kafka_await_reports(struct kafka *kafka, bool begin);
 
 /* ---- state. Thread: any ---- */
 
-/* Whether the reader has a position in every partition of this reply topic: nothing is produced on a route before. */
+/* Whether the reader has a position in every partition of this reply topic that it is to read: nothing is produced on a
+ * route before. */
 bool kafka_topic_has_position(const struct kafka *kafka, uint32_t reply_topic);
 /* False once librdkafka said that no broker can be reached, until one was reached again. */
 bool kafka_is_reachable(const struct kafka *kafka);

@@ -51,6 +51,7 @@ enum mapping_root {
     MAPPING_CALL = 1 << 6,     /* correlationId, now, nowMs, deadlineMs, timeoutMs, operationId */
     MAPPING_ENVELOPE = 1 << 7, /* payload, eventType: the parts an envelope file wraps */
     MAPPING_REPLY_HEADERS = 1 << 8,
+    MAPPING_COMMAND_HEADERS = 1 << 12, /* eventType, replyTopic, replyPartition, traceparent */
 };
 #define MAPPING_REQUEST_ROOTS \
     (MAPPING_BODY | MAPPING_PATH | MAPPING_QUERY | MAPPING_HEADERS | MAPPING_CLAIMS | MAPPING_CALL)
@@ -82,7 +83,10 @@ struct mapping_scope {
     int64_t deadline_ms; /* unix ms */
     int64_t timeout_ms;
     struct span payload;    /* MAPPING_ENVELOPE: rendered JSON */
-    struct span event_type; /* MAPPING_ENVELOPE */
+    struct span event_type; /* MAPPING_ENVELOPE, MAPPING_COMMAND_HEADERS */
+    /* MAPPING_COMMAND_HEADERS: where to answer; ptr NULL: missing. */
+    struct span reply_topic, reply_partition; /* the partition as decimal text */
+    struct span traceparent;
 };
 
 /* Compiles the template at `node`, which is borrowed only during the call; `roots` is a set of enum mapping_root; `where` ("routes/bind.json: $.command.payload") begins

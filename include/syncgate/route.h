@@ -52,6 +52,22 @@ struct route_field_match {
     size_t field_count;
 };
 
+/* A header profile: which headers a command carries, and in which headers its reply may carry the correlation id. */
+#define ROUTE_COMMAND_HEADERS_MAX 16
+#define ROUTE_REPLY_HEADERS_MAX   8
+struct route_headers {
+    struct route_command_header {
+        struct span name;               /* NUL-terminated */
+        struct mapping_template *value; /* text; a missing value drops the header */
+        bool is_int32;                  /* the text is a number, sent as four big-endian bytes */
+    } * command;
+    size_t command_count;
+    struct span *reply; /* NUL-terminated, in the order in which they are looked at */
+    size_t reply_count;
+};
+/* The text of the profile of routes that name none. */
+extern const char route_default_headers[];
+
 struct route_command {
     struct span topic;
     struct mapping_template *key; /* text; NULL: messages have no key */
@@ -61,7 +77,8 @@ struct route_command {
         *envelope; /* never NULL: without an envelope file it is the payload alone */
     const struct schema
         *schema; /* the whole message must satisfy it, else the call has no command; NULL: unchecked */
-    struct mapping_condition *when; /* NULL: always */
+    struct mapping_condition *when;      /* NULL: always */
+    const struct route_headers *headers; /* never NULL */
 };
 
 struct route {

@@ -349,6 +349,17 @@ static enum err_code check_topic_names(struct loader *loader)
     return ERR_OK;
 }
 
+static enum err_code check_reply_address(struct loader *loader)
+{
+    const struct config *config = loader->config;
+    if (!config->reply_topic && config->reply_partition != CONFIG_ANY_PARTITION)
+        return err_set(
+            loader->err, ERR_CONFIG,
+            "%s: expected SYNCGATE_REPLY_TOPIC as well: it names the topic that the partition is of",
+            place_of(loader, "SYNCGATE_REPLY_PARTITION"));
+    return ERR_OK;
+}
+
 static enum err_code check_together(struct loader *loader)
 {
     if (check_admin_tokens(loader) != ERR_OK || check_topic_names(loader) != ERR_OK)
@@ -367,6 +378,8 @@ static enum err_code check_together(struct loader *loader)
                            place_of(loader, names[i]), place_of(loader, first));
         first = names[i];
     }
+    if (check_reply_address(loader) != ERR_OK)
+        return ERR_CONFIG;
     if (config->env == CONFIG_PRODUCTION && config_is_embedded(config))
         return err_set(
             loader->err, ERR_CONFIG,
@@ -403,6 +416,8 @@ struct config *config_load(const char *file, char *const *environ, struct err *e
     enum err_code code = ERR_OK;
     if (!loader.config || !loader.values)
         code = loader_no_memory(&loader);
+    if (code == ERR_OK)
+        loader.config->reply_partition = CONFIG_ANY_PARTITION;
     if (code == ERR_OK && file)
         code = loader_take_file(&loader, file);
     if (code == ERR_OK && environ)

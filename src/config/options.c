@@ -66,6 +66,10 @@ const struct option options[] = {
         "A command that could not be handed to a broker in this time is given up. Plus 1s it must stay below the shortest route timeout."),
     OPTION(NULL, "SYNCGATE_DEAD_LETTER_TOPIC", "kafka.deadLetterTopic", OPTION_TOPIC, dead_letter_topic, NULL, 1, TOPIC_MAX, NULL, true, false,
      "Where replies to our calls go that cannot be used, with the reason in headers. No topic of a route. Not set: they are only counted and logged."),
+    OPTION(NULL, "SYNCGATE_REPLY_TOPIC", "kafka.replyTopic", OPTION_TOPIC, reply_topic, NULL, 1, TOPIC_MAX, NULL, false, false,
+        "The reply address of this instance: commands carry it instead of the topic of their route's first reply rule, and replies on it count as replies on that topic."),
+    NUMBER_OPTION("SYNCGATE_REPLY_PARTITION", "kafka.replyPartition", OPTION_UINT, reply_partition, NULL, 0, INT32_MAX, false,
+        "The partition of SYNCGATE_REPLY_TOPIC that belongs to this instance: commands carry it, and of that topic only it is read. Not set: all partitions are read, and the service's partitioner chooses."),
 
     OPTION("Circuit breakers", "SYNCGATE_BREAKER", "breaker.enabled", OPTION_BOOL, breaker, "true", 0, 0, NULL, true, false,
      "One for each route, and one for the cluster. Open, it sends calls to legacy at once; with `only` they are answered 503."),

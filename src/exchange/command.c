@@ -83,39 +83,72 @@ static enum err_code form(struct exchange *ex, struct mapping_scope *scope, bool
     return valid ? ERR_OK : ERR_NO_COMMAND;
 }
 
-static enum err_code produce(struct exchange *ex, bool has_key)
+/* The text of a number becomes its four bytes, in network order. False: it is none from 0 to INT32_MAX. */
+static bool as_int32(struct buf *out, size_t start)
+{
+    uint64_t number;
+    if (!base_parse_u64((struct span){out->ptr + start, out->len - start}, &number) || number > INT32_MAX)
+        return false;
+    const char bytes[] = {(char)(number >> 24), (char)(number >> 16), (char)(number >> 8), (char)number};
+    out->len = start;
+    buf_append(out, bytes, sizeof(bytes));
+    return true;
+}
+
+/* Renders the headers of the route's profile into the worker's buffer. */
+static enum err_code render_headers(struct exchange *ex, const struct mapping_scope *scope,
+                                    struct kafka_header *headers, size_t *ret_count)
+{
+    const struct route_headers *profile = ex->route->command.headers;
+    struct buf *out = &ex->worker->headers;
+    size_t ends[ROUTE_COMMAND_HEADERS_MAX], count = 0, start = 0;
+    buf_clear(out);
+    for (size_t i = 0; i < profile->command_count; i++, start = out->len) {
+        const struct route_command_header *header = &profile->command[i];
+        bool missing = false;
+        enum err_code code = mapping_render_text(header->value, scope, &ex->worker->scratch, out, &missing);
+        if (code != ERR_OK)
+            return code;
+        if (!missing && header->is_int32)
+            missing = !as_int32(out, start);
+        if (missing) {
+            out->len = start;
+            continue;
+        }
+        headers[count].name = header->name.ptr;
+        ends[count++] = out->len;
+    }
+    if (!buf_ok(out))
+        return ERR_NO_MEMORY;
+    for (size_t i = 0; i < count; i++) { /* now that it does not move any more */
+        size_t from = i ? ends[i - 1] : 0;
+        headers[i].value = (struct span){out->ptr ? out->ptr + from : "", ends[i] - from};
+    }
+    *ret_count = count;
+    return ERR_OK;
+}
+
+static enum err_code produce(struct exchange *ex, const struct mapping_scope *of_request, bool has_key)
 {
     struct exchange_worker *worker = ex->worker;
     const struct exchange_route *state = exchange_route_state(ex);
-    char made[56], deadline[24];
-    struct buf deadline_text = {deadline, 0, sizeof(deadline), false};
-    struct span id = {ex->id_text, AWAIT_ID_TEXT_LEN};
-    struct span idempotency_key = http_request_header(ex->http, "Idempotency-Key");
-    struct kafka_header headers[8] = {
-        {"content-type", SPAN_LIT("application/json")},
-        {"correlation-id", id},
-        {"event-type", ex->route->command.event_type},
-        {"traceparent", traceparent(ex, made)},
-    };
-    size_t count = 4;
-    if (!ex->route->one_way) { /* an event stays true when its caller has gone */
-        buf_append_i64(&deadline_text, ex->deadline_ms);
-        headers[count++] = (struct kafka_header){"deadline", buf_span(&deadline_text)};
-        headers[count++] = (struct kafka_header){"kafka_correlationId", id};
-    }
-    if (state->reply_topic)
-        headers[count++] = (struct kafka_header){"kafka_replyTopic", span_of(state->reply_topic)};
-    if (idempotency_key.ptr)
-        headers[count++] = (struct kafka_header){"idempotency-key", idempotency_key};
-    const struct kafka_command command = {
+    const char *partition = ex->view->plan->reply_partition;
+    struct kafka_header headers[ROUTE_COMMAND_HEADERS_MAX];
+    char made[56];
+    struct mapping_scope scope = *of_request;
+    scope.traceparent = traceparent(ex, made);
+    scope.reply_topic = state->reply_topic;
+    if (state->reply_topic.ptr && *partition)
+        scope.reply_partition = span_of(partition);
+    struct kafka_command command = {
         .topic = state->command_topic,
         .key = has_key ? buf_span(&worker->key) : (struct span){NULL, 0},
         .value = buf_span(&worker->value),
         .headers = headers,
-        .header_count = count,
         .handle = await_id_handle(&ex->id),
     };
-    return kafka_produce(worker->shared->kafka, &command);
+    enum err_code code = render_headers(ex, &scope, headers, &command.header_count);
+    return code == ERR_OK ? kafka_produce(worker->shared->kafka, &command) : code;
 }
 
 /* ---- sending ---- */
@@ -196,7 +229,7 @@ static enum err_code send_command(struct exchange *ex)
     /* Before the command is out, so that its event cannot come first. */
     exchange_fields_add(ex, &scope);
     exchange_await_report(ex, ex->route->one_way);
-    code = produce(ex, has_key);
+    code = produce(ex, &scope, has_key);
     if (code != ERR_OK) {
         exchange_fields_remove(ex);
         return code;

@@ -84,7 +84,7 @@ static uint64_t find_in_route(struct exchange_shared *shared, const struct excha
     uint64_t handle = 0;
     for (size_t i = 0; i < route->field_match_count && !handle; i++) {
         const struct route_field_match *match = &route->field_matches[i];
-        if (plan->reply_topic_ids[match->topic] != event->record->topic ||
+        if (!exchange_came_on(plan, route, match->topic, event->record->topic) ||
             (match->event_type.ptr &&
              !(event->type && json_string_eq(event->doc, event->type, match->event_type))))
             continue;

@@ -44,7 +44,7 @@ struct exchange_worker {
         dead_letter_log; /* how many may go in a second; how many failures are told */
     /* Working memory, used within one callback only. */
     struct json_doc body_doc, reply_doc, command_doc;
-    struct buf scratch, payload, value, key, text;
+    struct buf scratch, payload, value, key, text, headers;
 };
 
 /* The answer as an event stream. */
@@ -135,6 +135,17 @@ void exchange_fields_add(struct exchange *ex, const struct mapping_scope *scope)
 void exchange_fields_remove(struct exchange *ex);
 uint64_t exchange_fields_find(struct exchange_shared *shared, const struct kafka_record *record,
                               const struct json_doc *doc);
+/* address.c */
+/* The instance's reply address is read from now on. As exchange_plan_bind(). Thread: main. */
+enum err_code exchange_address_bind(struct exchange_shared *shared, struct exchange_plan *plan) SG_NODISCARD;
+/* Whether a record that came on kafka_topic counts as one on the route's topic `topic`: replies on the instance's own address
+ * count as replies on the topic of the first rule. */
+bool exchange_came_on(const struct exchange_plan *plan, const struct route *route, uint32_t topic,
+                      uint32_t kafka_topic);
+/* The reader looks at the headers of this plan's profiles from now on. As exchange_plan_bind(). Thread: main. */
+enum err_code exchange_id_headers_bind(struct exchange_shared *shared,
+                                       const struct exchange_plan *plan) SG_NODISCARD;
+void exchange_id_headers_fini(struct exchange_shared *shared);
 /* reply.c */
 /* The request's body again, when a template of the answer refers to it: it was kept, its index was not. */
 void exchange_restore_body(struct exchange *ex);

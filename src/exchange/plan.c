@@ -70,6 +70,7 @@ void exchange_shared_fini(struct exchange_shared *shared)
         free(shared->operations[i]);
     }
     free(shared->operations);
+    exchange_id_headers_fini(shared);
     await_fields_freep(&shared->fields);
     pthread_mutex_destroy(&shared->cluster.mtx);
     pthread_mutex_destroy(&shared->plans_mtx);
@@ -139,7 +140,10 @@ static enum err_code fill_states(struct exchange_shared *shared, struct exchange
             return ERR_NO_MEMORY;
         exchange_route_set_flag(state, &flags[i]);
         state->command_topic = command_topic_index(plan, route->command.topic);
-        state->reply_topic = route->rule_count ? plan->reply_topic_names[route->rules[0].topic] : NULL;
+        if (route->rule_count)
+            state->reply_topic = plan->config->reply_topic
+                                     ? span_of(plan->config->reply_topic)
+                                     : plan->routes->reply_topics[route->rules[0].topic];
         state->reply_needs_body = reply_needs_body(route);
         state->max_in_flight =
             route->max_in_flight ? route->max_in_flight : plan->config->max_parked_per_route;
@@ -252,6 +256,10 @@ enum err_code exchange_plan_bind(struct exchange_shared *shared, struct exchange
     if (shared->kafka && code == ERR_OK)
         code = kafka_add_command_topics(shared->kafka, plan->command_topics, plan->command_topic_count,
                                         plan->command_topic_ids);
+    if (code == ERR_OK)
+        code = exchange_address_bind(shared, plan);
+    if (code == ERR_OK)
+        code = exchange_id_headers_bind(shared, plan);
     for (size_t i = 0; code == ERR_OK && i < plan->routes->count; i++)
         plan->states[i].command_topic = plan->command_topic_ids[plan->states[i].command_topic];
     if (code == ERR_OK && plan->config->dead_letter_topic)
@@ -297,6 +305,9 @@ const char *exchange_route_closed(const struct exchange_shared *shared, const st
     for (size_t i = 0; i < route->reply_topic_count; i++)
         if (!kafka_topic_has_position(shared->kafka, plan->reply_topic_ids[route->reply_topics[i]]))
             return "a reply topic is not being read yet";
+    if (plan->address_id != EXCHANGE_NO_ADDRESS && route->rule_count &&
+        !kafka_topic_has_position(shared->kafka, plan->address_id))
+        return "the reply address of this instance is not being read yet";
     if (!kafka_command_topic_is_ready(shared->kafka, plan->states[route->index].command_topic))
         return "the command topic is not prepared yet";
     return NULL;

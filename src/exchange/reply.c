@@ -8,9 +8,6 @@
 
 /* ---- on the reader thread ---- */
 
-/* What producers in use call it: our own name, Spring's and NestJS's, kafkajs examples'. */
-static const char *const id_headers[] = {"correlation-id", "kafka_correlationId", "correlationId"};
-
 enum whose { NOBODYS, OURS, STRANGERS };
 
 static enum whose look_at_id(const struct exchange_shared *shared, struct span text,
@@ -61,8 +58,9 @@ static bool look_into_body(struct exchange_shared *shared, struct kafka_record *
 bool exchange_on_record(void *arg, struct kafka_record *record)
 {
     struct exchange_shared *shared = arg;
-    for (size_t i = 0; i < SG_ARRAY_LEN(id_headers); i++) {
-        struct span text = kafka_record_header(record, id_headers[i]);
+    unsigned count = atomic_load_explicit(&shared->id_header_count, memory_order_acquire);
+    for (unsigned i = 0; i < count; i++) {
+        struct span text = kafka_record_header(record, shared->id_headers[i]);
         if (!text.ptr)
             continue;
         switch (look_at_id(shared, text, record)) {
@@ -138,6 +136,32 @@ static uint32_t plan_topic(const struct exchange_plan *plan, uint32_t kafka_topi
     return UINT32_MAX;
 }
 
+/* A reply on the instance's own address counts as one on the topic of the first rule, whatever else the topic is. */
+static const struct route_reply_rule *find_rule(struct exchange *ex, uint32_t kafka_topic, struct span type,
+                                                const struct mapping_scope *scope, bool *ret_expected)
+{
+    const struct exchange_plan *plan = ex->view->plan;
+    const struct route *route = ex->route;
+    const struct route_reply_rule *rule = NULL;
+    *ret_expected = false;
+    if (kafka_topic == plan->address_id && route->rule_count)
+        rule = route_find_rule(route, route->rules[0].topic, type, scope, &ex->worker->scratch, ret_expected);
+    if (rule || *ret_expected)
+        return rule;
+    return route_find_rule(route, plan_topic(plan, kafka_topic), type, scope, &ex->worker->scratch,
+                           ret_expected);
+}
+
+/* Whether it is meant for the route but for its version. */
+static bool knows_reply(const struct exchange *ex, uint32_t kafka_topic, struct span type)
+{
+    const struct exchange_plan *plan = ex->view->plan;
+    const struct route *route = ex->route;
+    return (kafka_topic == plan->address_id && route->rule_count &&
+            route_knows_reply(route, route->rules[0].topic, type)) ||
+           route_knows_reply(route, plan_topic(plan, kafka_topic), type);
+}
+
 static struct span reply_header(const void *record, struct span name)
 {
     char text[MAPPING_HEADER_MAX + 1];
@@ -171,16 +195,14 @@ static enum ops_reply finish(struct exchange *ex, const struct kafka_record *rec
     scope.reply = has_body ? doc : NULL;
     scope.reply_header = reply_header;
     scope.reply_header_arg = record;
-    uint32_t topic = plan_topic(ex->view->plan, record->topic);
     struct span type = has_body ? event_type(ex) : (struct span){NULL, 0};
-    const struct route_reply_rule *rule =
-        route_find_rule(ex->route, topic, type, &scope, &worker->scratch, &expected);
+    const struct route_reply_rule *rule = find_rule(ex, record->topic, type, &scope, &expected);
     if (!rule && !expected && !has_body)
         return unusable(ex, record, OPS_REPLY_INVALID);
     if (!rule &&
         !expected) /* of another type: that may be an event of the same story, nothing is wrong with it */
-        return route_knows_reply(ex->route, topic, type) ? unusable(ex, record, OPS_REPLY_UNKNOWN_VERSION)
-                                                         : OPS_REPLY_MISMATCHED;
+        return knows_reply(ex, record->topic, type) ? unusable(ex, record, OPS_REPLY_UNKNOWN_VERSION)
+                                                    : OPS_REPLY_MISMATCHED;
     if (rule && rule->schema && !schema_valid(rule->schema, doc, has_body ? json_root(doc) : NULL)) {
         *ret_schema = rule->schema;
         return unusable(ex, record, OPS_REPLY_INVALID_SCHEMA);
@@ -229,7 +251,10 @@ static void log_ignored(struct exchange *ex, const struct kafka_record *record, 
     log_begin(&line, LOG_WARN, "reply ignored");
     log_str(&line, "reason", ops_reply_name(result));
     log_str(&line, "correlationId", ex->id_text);
-    log_str(&line, "topic", topic == UINT32_MAX ? NULL : ex->view->plan->reply_topic_names[topic]);
+    log_str(&line, "topic",
+            topic != UINT32_MAX                           ? ex->view->plan->reply_topic_names[topic]
+            : record->topic == ex->view->plan->address_id ? ex->view->plan->config->reply_topic
+                                                          : NULL);
     log_i64(&line, "partition", record->partition);
     log_i64(&line, "offset", record->offset);
     if (result == OPS_REPLY_UNKNOWN_VERSION)

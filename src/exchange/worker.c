@@ -94,8 +94,8 @@ void exchange_worker_freep(struct exchange_worker **worker_ptr)
     json_fini(&worker->body_doc);
     json_fini(&worker->reply_doc);
     json_fini(&worker->command_doc);
-    struct buf *const bufs[] = {&worker->scratch, &worker->payload, &worker->value, &worker->key,
-                                &worker->text};
+    struct buf *const bufs[] = {&worker->scratch, &worker->payload, &worker->value,
+                                &worker->key,     &worker->text,    &worker->headers};
     for (size_t i = 0; i < SG_ARRAY_LEN(bufs); i++)
         buf_fini(bufs[i]);
     free(worker);

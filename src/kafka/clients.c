@@ -250,6 +250,9 @@ static enum err_code names_new(struct kafka_names *names, const struct span *giv
 
 static enum err_code topics_new(struct kafka *kafka, const struct kafka_settings *settings, struct err *err)
 {
+    if (settings->own_topic.ptr && !(kafka->own_topic = span_dup(settings->own_topic)))
+        return err_set(err, ERR_NO_MEMORY, "out of memory for the kafka topics");
+    kafka->own_partition = settings->own_partition;
     enum err_code code =
         names_new(&kafka->reply_topics, settings->reply_topics, settings->reply_topic_count, err);
     if (code == ERR_OK)
@@ -363,6 +366,7 @@ void kafka_freep(struct kafka **kafka_ptr)
     free(kafka->loops);
     free(kafka->loop_args);
     free(kafka->bootstrap);
+    free(kafka->own_topic);
     pthread_cond_destroy(&kafka->watcher_cond);
     pthread_mutex_destroy(&kafka->watcher_mtx);
     pthread_mutex_destroy(&kafka->producer_mtx);

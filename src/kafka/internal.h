@@ -21,9 +21,12 @@ struct kafka_names {
 struct kafka_topic_state { /* of a reply topic */
     atomic_bool has_position;
     /* Watcher only. */
-    const char *name;   /* NULL: never looked at. Borrowed */
-    bool seen_missing;  /* it was missing once: its partitions are read from their beginning */
-    bool resolved;      /* its first partitions have been assigned */
+    const char *name;  /* NULL: never looked at. Borrowed */
+    bool seen_missing; /* it was missing once: its partitions are read from their beginning */
+    bool resolved;     /* its first partitions have been assigned */
+    bool is_own;       /* only own_partition of it is read */
+    bool lacks_own;    /* there is no such partition; it was told */
+    int32_t own_partition;
     int32_t partitions; /* assigned so far: 0..partitions-1 */
 };
 
@@ -73,6 +76,8 @@ struct kafka {
     struct kafka_topic_state topics[KAFKA_TOPICS_MAX];     /* as reply_topics */
     struct kafka_command_state commands[KAFKA_TOPICS_MAX]; /* as command_topics */
     uint32_t last_topic;                                   /* reader's: of the record before */
+    char *own_topic;                                       /* only own_partition of it is read; NULL: none */
+    int32_t own_partition;
 
     rd_kafka_queue_t *reply_queue;
     int reply_fd, delivery_fd, stop_fd, epoll_fd;

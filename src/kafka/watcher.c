@@ -21,15 +21,17 @@ static void log_topic(const struct kafka_topic_state *topic, enum log_level leve
         log_str(&line, "reason", reason);
     else
         log_i64(&line, "partitions", topic->partitions);
+    if (topic->is_own)
+        log_i64(&line, "partition", topic->own_partition);
     log_end(&line);
 }
 
-/* Assigns the partitions from topic->partitions to count - 1. */
-static bool assign_new(struct kafka *kafka, struct kafka_topic_state *topic, int32_t count)
+/* Assigns `count` partitions from `first` on. */
+static bool assign_new(struct kafka *kafka, struct kafka_topic_state *topic, int32_t first, int32_t count)
 {
     bool from_end = !topic->resolved && !topic->seen_missing, ok = true;
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(count);
-    for (int32_t partition = topic->partitions; ok && partition < count; partition++) {
+    for (int32_t partition = first; ok && partition - first < count; partition++) {
         int64_t low, high = RD_KAFKA_OFFSET_BEGINNING;
         if (from_end)
             ok = rd_kafka_query_watermark_offsets(kafka->consumer, topic->name, partition, &low, &high,
@@ -45,9 +47,8 @@ static bool assign_new(struct kafka *kafka, struct kafka_topic_state *topic, int
     }
     if (!ok)
         return false;
-    atomic_fetch_add_explicit(&kafka->partitions, (uint64_t)(count - topic->partitions),
-                              memory_order_relaxed);
-    topic->partitions = count;
+    atomic_fetch_add_explicit(&kafka->partitions, (uint64_t)count, memory_order_relaxed);
+    topic->partitions += count;
     topic->resolved = true;
     log_topic(topic, LOG_INFO, from_end ? "reading replies" : "reading new reply partitions", NULL);
     atomic_store_explicit(&topic->has_position, true, memory_order_release);
@@ -61,7 +62,26 @@ static void topic_missing(struct kafka_topic_state *topic, rd_kafka_resp_err_t c
     topic->seen_missing = true;
 }
 
-/* True when the topic has a position in every partition that the cluster named. */
+/* The one partition that is ours. One that is not there yet is looked for until it is. */
+static bool look_at_own(struct kafka *kafka, struct kafka_topic_state *topic, int32_t count)
+{
+    struct log_line line;
+    if (topic->resolved)
+        return true;
+    if (topic->own_partition < count)
+        return assign_new(kafka, topic, topic->own_partition, 1);
+    if (!topic->lacks_own) {
+        log_begin(&line, LOG_ERROR, "the reply partition of this instance does not exist");
+        log_str(&line, "topic", topic->name);
+        log_i64(&line, "partitions", count);
+        log_i64(&line, "partition", topic->own_partition);
+        log_end(&line);
+    }
+    topic->lacks_own = topic->seen_missing = true;
+    return false;
+}
+
+/* True when the topic has a position in every partition that the cluster named and we read. */
 static bool look_at(struct kafka *kafka, struct kafka_topic_state *topic,
                     const rd_kafka_metadata_topic_t *metadata)
 {
@@ -76,7 +96,10 @@ static bool look_at(struct kafka *kafka, struct kafka_topic_state *topic,
             log_topic(topic, LOG_WARN, "reply topic cannot be read", rd_kafka_err2name(metadata->err));
         return topic->resolved;
     }
-    return metadata->partition_cnt <= topic->partitions || assign_new(kafka, topic, metadata->partition_cnt);
+    if (topic->is_own)
+        return look_at_own(kafka, topic, metadata->partition_cnt);
+    int32_t more = metadata->partition_cnt - topic->partitions;
+    return more <= 0 || assign_new(kafka, topic, topic->partitions, more);
 }
 
 /* One topic at a time: a request for all topics of a big cluster is dear, and naming several is not in the C API. */
@@ -84,8 +107,11 @@ static bool look_for(struct kafka *kafka, uint32_t index)
 {
     const struct rd_kafka_metadata *metadata;
     struct kafka_topic_state *topic = &kafka->topics[index];
-    if (!topic->name)
+    if (!topic->name) {
         topic->name = kafka->reply_topics.names[index];
+        topic->is_own = kafka->own_topic && strcmp(topic->name, kafka->own_topic) == 0;
+        topic->own_partition = kafka->own_partition;
+    }
     rd_kafka_topic_t *handle = rd_kafka_topic_new(kafka->consumer, topic->name, NULL);
     if (!handle)
         return false;

@@ -184,6 +184,15 @@ static void eval_operand(const struct expr_operand *operand, const struct mappin
     case EXPR_EVENT_TYPE:
         value_set_text(value, scope->event_type);
         break;
+    case EXPR_REPLY_TOPIC:
+        value_set_text(value, scope->reply_topic);
+        break;
+    case EXPR_REPLY_PARTITION:
+        value_set_text(value, scope->reply_partition);
+        break;
+    case EXPR_TRACEPARENT:
+        value_set_text(value, scope->traceparent);
+        break;
     }
 }
 

@@ -38,6 +38,12 @@ static char *join_path(const char *dir, struct span name)
     return asprintf(&path, "%.*s/%.*s", (int)len, dir, (int)name.len, name.ptr) < 0 ? NULL : path;
 }
 
+bool loader_read(struct route_loader *loader, struct span name, struct buf *text, char **ret_path)
+{
+    *ret_path = join_path(loader->dir, name);
+    return *ret_path ? read_file(loader, *ret_path, ROUTE_FILE_MAX, text) : no_memory(loader);
+}
+
 /* ---- envelopes ---- */
 
 static struct mapping_template *compile_envelope(struct route_loader *loader, const char *file,
@@ -270,6 +276,7 @@ void route_table_freep(struct route_table **table_ptr)
         mapping_template_freep(&table->envelopes[i].tmpl);
     for (size_t i = 0; i < table->schema_file_count; i++)
         schema_set_freep(&table->schema_files[i].set);
+    headers_files_fini(table);
     schema_set_freep(&table->openapi);
     matcher_fini(&table->matcher);
     free(table->envelopes);

@@ -359,9 +359,27 @@ static bool parse_command_files(struct parser *p, const struct json_node *node)
     return true;
 }
 
+static bool parse_command_headers(struct parser *p, const struct json_node *node, bool one_way)
+{
+    struct span name = {0};
+    if (!reader_string(&p->r, node, "headers", false, &name))
+        return false;
+    size_t mark = reader_enter(&p->r, "headers");
+    const struct route_headers *headers = p->route->command.headers =
+        loader_headers(p->loader, name, one_way);
+    if (!headers)
+        return prefix_err(p);
+    for (size_t i = 0; i < headers->command_count; i++)
+        mapping_template_each_ref(headers->command[i].value, check_ref, p);
+    if (!p->refs_ok)
+        return prefix_err(p);
+    reader_leave(&p->r, mark);
+    return true;
+}
+
 static bool parse_command(struct parser *p, const struct json_node *root)
 {
-    static const char *const keys[] = {"topic",   "key",    "eventType", "envelope",
+    static const char *const keys[] = {"topic",   "key",    "eventType", "envelope", "headers",
                                        "payload", "schema", "when",      NULL};
     struct route_command *command = &p->route->command;
     const struct json_node *node = reader_get(&p->r, root, "command");
@@ -373,7 +391,8 @@ static bool parse_command(struct parser *p, const struct json_node *root)
               (reader_get(&p->r, node, "payload") || reader_fail(&p->r, "the key \"payload\" is missing")) &&
               parse_member_template(p, node, "key", true, MAPPING_REQUEST_ROOTS, &command->key) &&
               parse_member_template(p, node, "payload", false, MAPPING_REQUEST_ROOTS, &command->payload) &&
-              parse_when(p, node, MAPPING_REQUEST_ROOTS, &command->when) && parse_command_files(p, node);
+              parse_when(p, node, MAPPING_REQUEST_ROOTS, &command->when) && parse_command_files(p, node) &&
+              parse_command_headers(p, node, reader_get(&p->r, root, "accepted") != NULL);
     if (ok)
         reader_leave(&p->r, mark);
     return ok;

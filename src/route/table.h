@@ -78,6 +78,12 @@ struct route_schema_file {
     struct schema_set *set;
 };
 
+struct route_headers_file {
+    struct span name;              /* ptr NULL: built in */
+    bool one_way;                  /* which of the two that are built in */
+    struct route_headers *headers; /* in the arena, but for its templates */
+};
+
 struct route_table_impl {
     struct route_table pub; /* first */
     struct arena arena;
@@ -87,6 +93,8 @@ struct route_table_impl {
     size_t envelope_count;
     struct route_schema_file *schema_files;
     size_t schema_file_count;
+    struct route_headers_file *headers_files;
+    size_t headers_file_count;
 };
 
 /* ---- loading ---- */
@@ -106,6 +114,13 @@ struct route_loader {
 /* Compiled once each and kept by the table; NULL with *err filled. load.c */
 const struct mapping_template *loader_envelope(struct route_loader *loader, struct span name);
 const struct schema *loader_schema(struct route_loader *loader, struct span reference);
+/* The text of a file that the routes refer to, its path relative to the routes folder; *ret_path is the whole path, owned,
+ * also on failure. load.c */
+bool loader_read(struct route_loader *loader, struct span name, struct buf *text, char **ret_path);
+
+/* A header profile; name: ptr NULL means the built-in one for this kind of route. NULL with *err filled. headers.c */
+const struct route_headers *loader_headers(struct route_loader *loader, struct span name, bool one_way);
+void headers_files_fini(struct route_table_impl *table);
 
 struct reader;
 /* "versions" of a route or of a rule: a missing one keeps what *versions holds. versions.c */

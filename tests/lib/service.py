@@ -157,7 +157,7 @@ class Service:
         with self.changed:
             return [command for command in self.commands if command.device_id == device_id]
 
-    def send(self, value, topic=None, headers=None, key=None):
+    def send(self, value, topic=None, headers=None, key=None, partition=-1):
         """Produces and waits until it is in the topic. value: bytes, or a message; headers None: those of a good service."""
         if topic is None:
             kind = "commands.responses" if ".response." in value["eventType"] else "events"
@@ -166,7 +166,7 @@ class Service:
             headers = reply_headers(value)
         raw = value if isinstance(value, bytes) else json.dumps(value, ensure_ascii=False).encode()
         outcome = []
-        self._producer.produce(topic, raw, key=key, headers=list(headers.items()) or None,
+        self._producer.produce(topic, raw, key=key, partition=partition, headers=list(headers.items()) or None,
                                on_delivery=lambda error, _: outcome.append(error))
         deadline = time.monotonic() + PATIENCE_S
         while not outcome and time.monotonic() < deadline:

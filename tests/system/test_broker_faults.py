@@ -259,41 +259,53 @@ def test_one_of_three_brokers_lost(three_brokers, stoppable):
     assert_executed_at_most_once(three_brokers, device, answers, rest_binds)
 
 
-def answer_in(producer, partition):
+def answer_in(producer, partition, topic=RESPONSES):
     """A handler that writes its reply to this partition."""
 
     def handler(_, command):
         value = bind_response(command)
-        producer.produce(RESPONSES, json.dumps(value).encode(), partition=partition,
+        producer.produce(topic, json.dumps(value).encode(), partition=partition,
                          headers=list(reply_headers(value).items()))
         assert producer.flush(10) == 0
 
     return handler
 
 
-def test_partitions_added_to_a_reply_topic(own_kafka, stoppable):
-    """The gateway notices them by itself, and has missed nothing of what was written to them before."""
-    from confluent_kafka import Producer
+def add_partitions(cluster, topic, count):
+    """Returns when it has that many, each with a leader."""
     from confluent_kafka.admin import NewPartitions
 
+    admin = cluster.admin()
+    for future in admin.create_partitions([NewPartitions(topic, count)]).values():
+        future.result(30)
+    eventually(lambda: sum(p.leader >= 0 for p in admin.list_topics(timeout=10).topics[topic].partitions.values())
+               == count, "the new partitions have leaders")
+
+
+@pytest.mark.parametrize("topic", [RESPONSES, "own.replies"])
+def test_partitions_added_to_a_reply_topic(own_kafka, stoppable, topic):
+    """The gateway notices them by itself, and has missed nothing of what was written to them before."""
+    from confluent_kafka import Producer
+
+    before = 6
+    if topic != RESPONSES:
+        own_kafka.create_topics(topic)
+        before = 9
     gateway = stoppable(Gateway(copy_routes(lambda route: route.update(timeoutMs=12000)), FEATURE_KAFKA_EVENTS="only",
-                                KAFKA_BROKERS=own_kafka.bootstrap, KAFKA_MESSAGE_TIMEOUT="1s"))
+                                KAFKA_BROKERS=own_kafka.bootstrap, KAFKA_MESSAGE_TIMEOUT="1s",
+                                SYNCGATE_REPLY_TOPIC=topic if topic != RESPONSES else None))
 
     def partitions():
         return gateway.metrics().sum("syncgate_kafka_reply_partitions")
 
-    assert partitions() == 6
-    admin = own_kafka.admin()
-    for future in admin.create_partitions([NewPartitions(RESPONSES, 5)]).values():
-        future.result(30)
-    eventually(lambda: sum(p.leader >= 0 for p in admin.list_topics(timeout=10).topics[RESPONSES].partitions.values())
-               == 5, "the new partitions have leaders")
+    assert partitions() == before
+    add_partitions(own_kafka, topic, 5)
     with Service(own_kafka.bootstrap) as service:
         producer, answers = Producer({"bootstrap.servers": own_kafka.bootstrap, "linger.ms": 0, "log_level": 0}), {}
 
         def bind(partition):
             name = f"GH-{uuid.uuid4()}"
-            service.on(name, answer_in(producer, partition))
+            service.on(name, answer_in(producer, partition, topic))
             started = time.monotonic()
             answers[partition] = gateway.bind(name).status, time.monotonic() - started
 
@@ -304,8 +316,48 @@ def test_partitions_added_to_a_reply_topic(own_kafka, stoppable):
         for thread in threads:
             thread.join(20)
         assert {partition: status for partition, (status, _) in answers.items()} == {3: 200, 4: 200}
-        assert partitions() == 8
+        assert partitions() == before + 2
         for partition in range(5):  # none is slow now, and the old ones are still read
             bind(partition)
             assert answers[partition][0] == 200 and answers[partition][1] < 3, answers
     assert gateway.metrics().sum("syncgate_replies_total", result="late") == 0
+
+
+def test_own_partition_added_later(own_kafka, stoppable):
+    """Kafka stays closed until the partition that is this instance's exists; others that are added change nothing."""
+    own_kafka.create_topics("own.replies", partitions=2)
+    device = stoppable(DeviceService(own_kafka.bootstrap))
+    gateway = stoppable(Gateway(copy_routes(short_timeout), wait_ready=False, FEATURE_KAFKA_EVENTS="only",
+                                KAFKA_BROKERS=own_kafka.bootstrap, KAFKA_MESSAGE_TIMEOUT="1s",
+                                SYNCGATE_REPLY_TOPIC="own.replies", SYNCGATE_REPLY_PARTITION=2))
+    gateway.wait_log("the reply partition of this instance does not exist", partition=2, partitions=2)
+    gateway.wait_log("reading replies", topic="device.events.v1")
+    assert gateway.bind(device.register(f"GH-{uuid.uuid4()}")).status == 503
+    for count in (3, 5):
+        add_partitions(own_kafka, "own.replies", count)
+        gateway.wait_ready()
+        for _ in range(3):
+            assert gateway.bind(device.register(f"GH-{uuid.uuid4()}")).status == 200
+    assert gateway.metrics().sum("syncgate_kafka_reply_partitions") == 1 + 6
+
+
+def test_partitions_added_to_a_command_topic(own_kafka, stoppable):
+    """The producer looks for them every topic.metadata.refresh.interval.ms, 5 minutes unless it is told otherwise; keys go to
+    other partitions then, as with any Kafka producer."""
+    gateway = stoppable(make_gateway(own_kafka, "only", KAFKA_TOPIC_METADATA_REFRESH_INTERVAL_MS=500))
+    device = stoppable(DeviceService(own_kafka.bootstrap))
+    assert gateway.bind(device.register(f"GH-{uuid.uuid4()}")).status == 200
+    add_partitions(own_kafka, COMMANDS, 6)
+    started = time.monotonic()
+    with Service(own_kafka.bootstrap) as service:
+
+        def reached():
+            burst = Burst(gateway, device, 12)
+            burst.start()
+            answers = burst.wait()
+            # The service's own consumer looks as seldom: what it has not seen yet is executed later, or never if too late.
+            assert {answer.status for answer in answers.values()} <= {200, 504}, answers
+            return {command.partition for command in service.commands} & {3, 4, 5}
+
+        eventually(reached, "commands in the new partitions", 30)
+    assert time.monotonic() - started < 30

@@ -152,6 +152,8 @@ struct options {
     uint32_t message_timeout_ms; /* 0: 5 s */
     const char *reply_topics[3]; /* none: REPLIES */
     const char *command_topic;   /* NULL: COMMANDS */
+    const char *own_topic;       /* NULL: none */
+    int32_t own_partition;
 };
 
 static inline struct kafka *fixture_new(struct fixture *fx, const struct options *options, struct err *err)
@@ -179,6 +181,8 @@ static inline struct kafka *fixture_new(struct fixture *fx, const struct options
             .reply_topic_count = count ? count : 1,
             .command_topics = &command,
             .command_topic_count = 1,
+            .own_topic = options->own_topic ? span_of(options->own_topic) : (struct span){NULL, 0},
+            .own_partition = options->own_partition,
             .loops = fx->loops,
             .loop_args = args,
             .loop_count = LOOPS,

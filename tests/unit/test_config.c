@@ -940,6 +940,41 @@ static void test_reload_refuses(void **state)
     config_freep(&running);
 }
 
+static void test_reply_address(void **state)
+{
+    (void)state;
+    struct config *config = load_ok(NULL, NULL);
+    assert_null(config->reply_topic);
+    assert_int_equal(config->reply_partition, CONFIG_ANY_PARTITION);
+    config_freep(&config);
+    char *env[] = {"SYNCGATE_REPLY_TOPIC=gate_1.replies-x", "SYNCGATE_REPLY_PARTITION=0", NULL};
+    config = load_ok("{\"kafka\":{\"replyTopic\":\"other\",\"replyPartition\":7}}", env);
+    assert_string_equal(config->reply_topic, "gate_1.replies-x");
+    assert_int_equal(config->reply_partition, 0);
+    /* Both need a restart: a reload keeps them, also where they were not set before. */
+    struct buf kept = BUF_INIT;
+    struct err err = {0};
+    struct config *fresh = config_reload(NULL, NULL, config, &kept, &err);
+    assert_non_null(fresh);
+    assert_string_equal(fresh->reply_topic, "gate_1.replies-x");
+    assert_int_equal(fresh->reply_partition, 0);
+    assert_true(span_eq(buf_span(&kept), SPAN_LIT("SYNCGATE_REPLY_TOPIC, SYNCGATE_REPLY_PARTITION")));
+    config_freep(&fresh);
+    config_freep(&config);
+    buf_fini(&kept);
+    expect_refused(NULL, (char *[]){"SYNCGATE_REPLY_PARTITION=1", NULL},
+                   "SYNCGATE_REPLY_PARTITION: expected SYNCGATE_REPLY_TOPIC as well");
+    expect_refused(NULL, (char *[]){"SYNCGATE_REPLY_TOPIC=a", "SYNCGATE_REPLY_PARTITION=-1", NULL},
+                   "SYNCGATE_REPLY_PARTITION: expected a whole number from 0 to 2147483647");
+    expect_refused(NULL, (char *[]){"SYNCGATE_REPLY_TOPIC=a", "SYNCGATE_REPLY_PARTITION=2147483648", NULL},
+                   "SYNCGATE_REPLY_PARTITION: expected a whole number");
+    static const char *const bad[] = {"SYNCGATE_REPLY_TOPIC=a b", "SYNCGATE_REPLY_TOPIC=.",
+                                      "SYNCGATE_REPLY_TOPIC=..", "SYNCGATE_REPLY_TOPIC=a/b"};
+    for (size_t i = 0; i < SG_ARRAY_LEN(bad); i++)
+        expect_refused(NULL, (char *[]){(char *)bad[i], NULL},
+                       "SYNCGATE_REPLY_TOPIC: expected a Kafka topic: letters");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -952,6 +987,7 @@ int main(void)
         cmocka_unit_test(test_service_links),
         cmocka_unit_test(test_trusted_proxies),
         cmocka_unit_test(test_operation_names),
+        cmocka_unit_test(test_reply_address),
         cmocka_unit_test(test_generated_files_are_current),
         cmocka_unit_test(test_sample_is_the_defaults),
         cmocka_unit_test(test_help),

@@ -159,6 +159,14 @@ static const struct {
     {"a-little-bit-longer-string", -1486304829},
     {"lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58897971},
     {"abc", 479470107},
+    /* By Utils.murmur2() of kafka-clients 3.9.1. Its BuiltInPartitioner.partitionForKey() and the default partitioner of
+     * kafkajs 2.2.4 (not its LegacyPartitioner) agreed on all of them for 1, 2, 3, 4, 7, 12, 100 and 1000 partitions. */
+    {"GH-0042", -1970575260},
+    {"GH-1795259354279983350", 389749643},
+    {"5e0c6a1d-2b7f-4c39-9a64-8d1f3b20c7e5", -2114092278},
+    {"теплица", -1218971841},
+    {"", 275646681},
+    {"a", -1563381124},
 };
 
 static void test_partition_is_javas(void **state)
@@ -291,6 +299,70 @@ static void test_late_topic_is_read_from_its_beginning(void **state)
     rd_kafka_destroy(service);
 }
 
+/* ---- one partition of a topic is ours ---- */
+
+static void start_with_own(int32_t partition)
+{
+    fixture_start(&fx, &(struct options){.reply_topics = {REPLIES, "test.broadcast"},
+                                         .own_topic = REPLIES,
+                                         .own_partition = partition});
+}
+
+/* Of the others not even a record is read; of other topics all partitions are. */
+static void test_only_the_own_partition_is_read(void **state)
+{
+    (void)state;
+    rd_kafka_mock_topic_create(fx.cluster, REPLIES, 4, 1);
+    rd_kafka_mock_topic_create(fx.cluster, "test.broadcast", 2, 1);
+    rd_kafka_t *service = service_new(rd_kafka_mock_cluster_bootstraps(fx.cluster), RD_KAFKA_PRODUCER);
+    service_reply(service, REPLIES, 2, 9, 1, "before the start");
+    start_with_own(2);
+    WAIT_FOR(&fx, kafka_topic_has_position(fx.kafka, 0) && kafka_topic_has_position(fx.kafka, 1));
+    assert_int_equal(kafka_stats(fx.kafka).partitions, 1 + 2);
+    for (int32_t partition = 0; partition < 4; partition++)
+        service_reply(service, REPLIES, partition, (unsigned)partition + 1, 1, "reply");
+    service_reply(service, "test.broadcast", 0, 5, 1, "event");
+    service_reply(service, "test.broadcast", 1, 6, 1, "event");
+    WAIT_FOR(&fx, fx.reply_count == 3);
+    unsigned own = 0;
+    for (unsigned i = 0; i < 3; i++) {
+        own += fx.replies[i].topic == 0;
+        assert_int_equal(fx.replies[i].topic == 0, strcmp(fx.replies[i].value, "reply") == 0);
+        assert_true(fx.replies[i].topic == 1 || fx.replies[i].partition == 2);
+    }
+    assert_int_equal(own, 1);
+    assert_int_equal(kafka_stats(fx.kafka).records, 3);
+    rd_kafka_destroy(service);
+}
+
+/* No position without it: nothing is produced that could not be answered. Once it is there it is read from its beginning. */
+static void test_own_partition_that_is_not_there(void **state)
+{
+    (void)state;
+    rd_kafka_mock_topic_create(fx.cluster, REPLIES, 2, 1);
+    rd_kafka_mock_topic_create(fx.cluster, "test.broadcast", 2, 1);
+    start_with_own(2);
+    WAIT_FOR(&fx, kafka_topic_has_position(fx.kafka, 1)); /* looked at after it */
+    assert_false(kafka_topic_has_position(fx.kafka, 0));
+    assert_int_equal(kafka_stats(fx.kafka).partitions, 2);
+    fixture_stop(&fx, 100);
+    /* The mock cannot add partitions; an instance whose topic does not exist yet may find fewer, too. */
+    rd_kafka_mock_topic_create(fx.cluster, "test.later", 3, 1);
+    rd_kafka_mock_topic_set_error(fx.cluster, "test.later", RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART);
+    rd_kafka_t *service = service_new(rd_kafka_mock_cluster_bootstraps(fx.cluster), RD_KAFKA_PRODUCER);
+    fixture_start(&fx, &(struct options){.reply_topics = {"test.later", "test.broadcast"},
+                                         .own_topic = "test.later",
+                                         .own_partition = 2});
+    WAIT_FOR(&fx, kafka_topic_has_position(fx.kafka, 1));
+    assert_false(kafka_topic_has_position(fx.kafka, 0));
+    rd_kafka_mock_topic_set_error(fx.cluster, "test.later", RD_KAFKA_RESP_ERR_NO_ERROR);
+    service_reply(service, "test.later", 1, 1, 1, "another's");
+    service_reply(service, "test.later", 2, 2, 1, "ours");
+    WAIT_FOR(&fx, fx.reply_count == 1 && kafka_topic_has_position(fx.kafka, 0));
+    assert_string_equal(fx.replies[0].value, "ours");
+    rd_kafka_destroy(service);
+}
+
 static void test_lost_offset_is_reset(void **state)
 {
     (void)state;
@@ -353,6 +425,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_strangers_are_skipped, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_no_reply_is_missed_at_the_start, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_late_topic_is_read_from_its_beginning, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_only_the_own_partition_is_read, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_own_partition_that_is_not_there, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_lost_offset_is_reset, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_many_threads_one_report_each, set_up, tear_down),
     };

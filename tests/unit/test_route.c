@@ -989,6 +989,151 @@ static void test_versions(void **state)
     route_table_freep(&table);
 }
 
+/* ---- header profiles ---- */
+
+/* A route whose profile is this text, in a folder of its own. */
+static struct route_table *parse_with_headers(const char *profile, struct err *err)
+{
+    char dir[] = "/tmp/syncgate-headers-XXXXXX", path[64];
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof(path), "%s/h.json", dir);
+    FILE *file = fopen(path, "we");
+    assert_non_null(file);
+    assert_int_equal(fwrite(profile, 1, strlen(profile), file), strlen(profile));
+    assert_int_equal(fclose(file), 0);
+    char *text = replace(base_route,
+                         "\"envelope\":\"envelopes/plain.json\",\"payload\":{\"n\":\"${body.name}\"},"
+                         "\"schema\":\"schemas/commands.json#/$defs/create\"",
+                         "\"headers\":\"h.json\",\"payload\":{}");
+    const struct route_source source = {"r.json", span_of(text)};
+    struct route_table *table = route_table_parse(&source, 1, dir, test_openapi, err);
+    free(text);
+    unlink(path);
+    rmdir(dir);
+    return table;
+}
+
+static void expect_header(const struct route_headers *headers, size_t i, const struct mapping_scope *scope,
+                          const char *name, const char *value)
+{
+    struct buf scratch = BUF_INIT, out = BUF_INIT;
+    bool missing;
+    assert_true(i < headers->command_count);
+    assert_string_equal(headers->command[i].name.ptr, name);
+    assert_int_equal(mapping_render_text(headers->command[i].value, scope, &scratch, &out, &missing), ERR_OK);
+    assert_int_equal(missing, value == NULL);
+    assert_true(!value || span_eq(buf_span(&out), span_of(value)));
+    buf_fini(&scratch);
+    buf_fini(&out);
+}
+
+static void test_headers(void **state)
+{
+    (void)state;
+    struct err err = {0};
+    struct route_table *table =
+        parse_with_headers("{\"description\":\"d\",\"command\":{\"zilla:reply-to\":\"${replyTopic}\","
+                           "\"\\u0061\":\"t=${eventType};${body.name}\","
+                           "\"p\":{\"int32\":\"${replyPartition}\"},\"trace\":\"${traceparent}\"},\"reply\":["
+                           "\"x\",\"y:\\u007a\"]}",
+                           &err);
+    if (!table)
+        fail_msg("%s", err.text);
+    const struct route_headers *headers = table->routes[0].command.headers;
+    const struct mapping_scope scope = {
+        .event_type = SPAN_LIT("create"), .reply_topic = SPAN_LIT("r"), .reply_partition = SPAN_LIT("3")};
+    assert_int_equal(headers->command_count, 4);
+    expect_header(headers, 0, &scope, "zilla:reply-to", "r");
+    expect_header(headers, 1, &scope, "a", "t=create;");
+    expect_header(headers, 2, &scope, "p", "3");
+    expect_header(headers, 3, &scope, "trace", NULL);
+    assert_true(headers->command[2].is_int32 && !headers->command[1].is_int32);
+    assert_int_equal(headers->reply_count, 2);
+    assert_string_equal(headers->reply[1].ptr, "y:z");
+    route_table_freep(&table);
+}
+
+/* Routes without a profile share the built-in one, and the file is for those who want to change it. */
+static void test_default_headers(void **state)
+{
+    (void)state;
+    struct err err = {0};
+    struct route_table *table = parse_one(base_route, &err);
+    assert_non_null(table);
+    const struct route_headers *headers = table->routes[0].command.headers;
+    const struct mapping_scope scope = {.correlation_id = SPAN_LIT("id"), .deadline_ms = 5};
+    assert_int_equal(headers->command_count, 9);
+    expect_header(headers, 0, &scope, "content-type", "application/json");
+    expect_header(headers, 1, &scope, "correlation-id", "id");
+    expect_header(headers, 4, &scope, "deadline", "5");
+    expect_header(headers, 5, &scope, "kafka_correlationId", "id");
+    expect_header(headers, 6, &scope, "kafka_replyTopic", NULL);
+    expect_header(headers, 7, &scope, "kafka_replyPartition", NULL);
+    expect_header(headers, 8, &scope, "idempotency-key", NULL);
+    route_table_freep(&table);
+    char path[600];
+    struct buf text = BUF_INIT;
+    snprintf(path, sizeof(path), "%s/../../routes/headers/default.json", test_dir);
+    assert_int_equal(base_read_file(path, 1 << 20, &text), 0);
+    assert_true(span_eq(buf_span(&text), span_of(route_default_headers)));
+    buf_fini(&text);
+}
+
+static void test_header_errors(void **state)
+{
+    (void)state;
+#define PROFILE(command) "{\"command\":" command ",\"reply\":[\"a\"]}"
+#define H4(n)            "\"" n "1\":\"\",\"" n "2\":\"\",\"" n "3\":\"\",\"" n "4\":\"\""
+#define C64              "0123456789012345678901234567890123456789012345678901234567890123"
+    static const char *const cases[][2] = {
+        {"{", "h.json:1:2: malformed JSON"},
+        {"[]", "h.json: $: expected an object"},
+        {"{\"reply\":[\"a\"]}", "h.json: $: the key \"command\" is missing"},
+        {"{\"command\":{}}", "h.json: $: the key \"reply\" is missing"},
+        {"{\"command\":{},\"reply\":[\"a\"],\"x\":1}", "h.json: $: unknown key \"x\""},
+        {"{\"command\":{},\"reply\":[]}", "h.json: $.reply: expected a list of header names"},
+        {"{\"command\":{},\"reply\":\"a\"}", "h.json: $.reply: expected a list of header names"},
+        {"{\"command\":{},\"reply\":[\"\"]}", "h.json: $.reply[0]: expected a non-empty string"},
+        {"{\"command\":{},\"reply\":[\"a\",1]}", "h.json: $.reply[1]: expected a non-empty string"},
+        {"{\"command\":{},\"reply\":[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\"]}",
+         "h.json: $.reply: at most 8 headers"},
+        {PROFILE("[]"), "h.json: $.command: expected an object"},
+        {PROFILE("{\"a\":1}"), "h.json: $.command.a: expected a string or {\"int32\": string}"},
+        {PROFILE("{\"a\":{}}"), "h.json: $.command.a: the key \"int32\" is missing"},
+        {PROFILE("{\"a\":{\"int32\":7}}"), "h.json: $.command.a.int32: expected a string"},
+        {PROFILE("{\"a\":{\"int64\":\"7\"}}"), "h.json: $.command.a: unknown key \"int64\""},
+        {PROFILE("{\"a\":\"b\",\"a\":\"c\"}"), "h.json: $.command: the header \"a\" stands twice"},
+        {PROFILE("{\"\":\"b\"}"), "h.json: $.command: expected a non-empty string"},
+        {PROFILE("{\"a\\u0000\":\"b\"}"), "h.json: $.command: expected no \\u0000"},
+        {PROFILE("{\"" C64 C64 C64 C64 "\":\"b\"}"), "h.json: $.command: at most 255 bytes"},
+        {PROFILE("{" H4("a") "," H4("b") "," H4("c") "," H4("d") ",\"e\":\"\"}"),
+         "h.json: $.command: at most 16 headers"},
+        {PROFILE("{\"a\":\"${payload}\"}"), "h.json: $.command.a: in \"${payload}\": there is no root here"},
+        {PROFILE("{\"a\":\"${reply.x}\"}"), "h.json: $.command.a: in \"${reply.x}\": there is no root here"},
+        {PROFILE("{\"a\":\"${replyTopic.x}\"}"), "'replyTopic' has no members"},
+        /* What depends on the route is told with the route. */
+        {PROFILE("{\"a\":\"${path.id}\"}"), "r.json: $.command.headers: "},
+        {PROFILE("{\"a\":\"${body.nam}\"}"), "no request that satisfies #/components/schemas/Strict"},
+    };
+#undef C64
+#undef H4
+#undef PROFILE
+    for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++) {
+        struct err err = {0};
+        struct route_table *table = parse_with_headers(cases[i][0], &err);
+        if (table)
+            fail_msg("accepted: %s", cases[i][0]);
+        if (!strstr(err.text, cases[i][1]) || !strstr(err.text, "r.json: $.command.headers: "))
+            fail_msg("%s: expected \"%s\" in \"%s\"", cases[i][0], cases[i][1], err.text);
+    }
+    /* These roots are of no use elsewhere. */
+    struct err err = {0};
+    char *text = replace(base_route, "\"n\":\"${body.name}\"", "\"n\":\"${replyTopic}\"");
+    assert_null(parse_one(text, &err));
+    assert_non_null(strstr(err.text, "there is no root here called 'replyTopic'"));
+    free(text);
+}
+
 int main(void)
 {
     const char *root = getenv("SYNCGATE_SOURCE_ROOT");
@@ -1012,6 +1157,9 @@ int main(void)
         cmocka_unit_test(test_progress),
         cmocka_unit_test(test_accepted),
         cmocka_unit_test(test_accepted_errors),
+        cmocka_unit_test(test_headers),
+        cmocka_unit_test(test_default_headers),
+        cmocka_unit_test(test_header_errors),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
