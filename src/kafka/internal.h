@@ -21,11 +21,12 @@ struct kafka_names {
 struct kafka_topic_state { /* of a reply topic */
     atomic_bool has_position;
     /* Watcher only. */
-    const char *name;  /* NULL: never looked at. Borrowed */
-    bool seen_missing; /* it was missing once: its partitions are read from their beginning */
-    bool resolved;     /* its first partitions have been assigned */
-    bool is_own;       /* only own_partition of it is read */
-    bool lacks_own;    /* there is no such partition; it was told */
+    const char *name;         /* NULL: never looked at. Borrowed */
+    bool seen_missing;        /* it was missing once: its partitions are read from their beginning */
+    rd_kafka_resp_err_t told; /* why it could not be read, as the log says already */
+    bool resolved;            /* its first partitions have been assigned */
+    bool is_own;              /* only own_partition of it is read */
+    bool lacks_own;           /* there is no such partition; it was told */
     int32_t own_partition;
     int32_t partitions; /* assigned so far: 0..partitions-1 */
 };

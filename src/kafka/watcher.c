@@ -26,7 +26,7 @@ static void log_topic(const struct kafka_topic_state *topic, enum log_level leve
     log_end(&line);
 }
 
-/* Assigns `count` partitions from `first` on. */
+/* Assigns `count` partitions from `first` on. The producer asks for their ends: its answers wait behind no Fetch. */
 static bool assign_new(struct kafka *kafka, struct kafka_topic_state *topic, int32_t first, int32_t count)
 {
     bool from_end = !topic->resolved && !topic->seen_missing, ok = true;
@@ -34,8 +34,8 @@ static bool assign_new(struct kafka *kafka, struct kafka_topic_state *topic, int
     for (int32_t partition = first; ok && partition - first < count; partition++) {
         int64_t low, high = RD_KAFKA_OFFSET_BEGINNING;
         if (from_end)
-            ok = rd_kafka_query_watermark_offsets(kafka->consumer, topic->name, partition, &low, &high,
-                                                  LOOK_TIMEOUT_MS) == RD_KAFKA_RESP_ERR_NO_ERROR;
+            ok = rd_kafka_query_watermark_offsets(kafka_producer_handle(kafka), topic->name, partition, &low,
+                                                  &high, LOOK_TIMEOUT_MS) == RD_KAFKA_RESP_ERR_NO_ERROR;
         rd_kafka_topic_partition_list_add(list, topic->name, partition)->offset = high;
     }
     rd_kafka_error_t *error = ok ? rd_kafka_incremental_assign(kafka->consumer, list) : NULL;
@@ -92,8 +92,9 @@ static bool look_at(struct kafka *kafka, struct kafka_topic_state *topic,
         return topic->resolved;
     }
     if (metadata->err != RD_KAFKA_RESP_ERR_NO_ERROR) {
-        if (!topic->resolved)
+        if (!topic->resolved && topic->told != metadata->err)
             log_topic(topic, LOG_WARN, "reply topic cannot be read", rd_kafka_err2name(metadata->err));
+        topic->told = metadata->err;
         return topic->resolved;
     }
     if (topic->is_own)
@@ -102,8 +103,9 @@ static bool look_at(struct kafka *kafka, struct kafka_topic_state *topic,
     return more <= 0 || assign_new(kafka, topic, topic->partitions, more);
 }
 
-/* One topic at a time: a request for all topics of a big cluster is dear, and naming several is not in the C API. */
-static bool look_for(struct kafka *kafka, uint32_t index)
+/* What the cluster says of a topic; NULL: nobody answers. One topic at a time: a request for all topics of a big cluster is
+ * dear, and naming several is not in the C API. */
+static const struct rd_kafka_metadata *ask(struct kafka *kafka, uint32_t index)
 {
     const struct rd_kafka_metadata *metadata;
     struct kafka_topic_state *topic = &kafka->topics[index];
@@ -114,13 +116,31 @@ static bool look_for(struct kafka *kafka, uint32_t index)
     }
     rd_kafka_topic_t *handle = rd_kafka_topic_new(kafka->consumer, topic->name, NULL);
     if (!handle)
-        return false;
+        return NULL;
     rd_kafka_resp_err_t code = rd_kafka_metadata(kafka->consumer, 0, handle, &metadata, LOOK_TIMEOUT_MS);
     rd_kafka_topic_destroy(handle);
-    if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
-        return false;
-    bool settled = metadata->topic_cnt == 1 && look_at(kafka, topic, &metadata->topics[0]);
-    rd_kafka_metadata_destroy(metadata);
+    return code == RD_KAFKA_RESP_ERR_NO_ERROR ? metadata : NULL;
+}
+
+/* Asks about all topics, then assigns. As soon as one is being read, each answer waits behind a Fetch, up to
+ * fetch.wait.max.ms: a broker serves the requests of a connection one after the other. */
+static bool look_for_all(struct kafka *kafka)
+{
+    uint32_t count = kafka_names_count(&kafka->reply_topics), asked = 0;
+    const struct rd_kafka_metadata **answers = calloc(count + 1, sizeof(*answers));
+    bool settled = answers != NULL;
+    while (settled && asked < count && !atomic_load(&kafka->stopping)) {
+        answers[asked] = ask(kafka, asked);
+        settled = answers[asked] != NULL; /* if nobody answers, the others would only wait as long */
+        asked += settled;
+    }
+    for (uint32_t i = 0; i < asked; i++) {
+        if (!atomic_load(&kafka->stopping))
+            settled &=
+                answers[i]->topic_cnt == 1 && look_at(kafka, &kafka->topics[i], &answers[i]->topics[0]);
+        rd_kafka_metadata_destroy(answers[i]);
+    }
+    free(answers);
     return settled;
 }
 
@@ -155,16 +175,13 @@ void *kafka_watcher_main(void *arg)
     struct kafka *kafka = arg;
     bool warm = false;
     while (!atomic_load(&kafka->stopping)) {
-        bool settled = true;
         bool replaced = kafka_producer_replace(kafka);
         if (replaced)
             kafka_producer_tidy(kafka); /* its commands should not wait for what follows */
         if (replaced || !kafka_is_reachable(kafka))
             warm = kafka_producer_warm_up(kafka, LOOK_TIMEOUT_MS);
         bool learned = kafka_producer_learn(kafka, LOOK_TIMEOUT_MS);
-        uint32_t count = kafka_names_count(&kafka->reply_topics);
-        for (uint32_t i = 0; i < count && !atomic_load(&kafka->stopping); i++)
-            settled &= look_for(kafka, i);
+        bool settled = look_for_all(kafka);
         /* The first command to a topic that the producer does not know yet would wait for its metadata. */
         if (!warm && settled && !atomic_load(&kafka->stopping))
             warm = kafka_producer_warm_up(kafka, LOOK_TIMEOUT_MS);

@@ -14,6 +14,8 @@ from process import ROOT
 from service import ALL_COMMANDS, TOPICS, Service, answer, envelope, reply_headers
 from tokens import USER, bearer
 
+pytestmark = pytest.mark.once  # much of the same way, little of threads
+
 ID = "7c1f0e52-93a4-4b6d-8e2f-1a2b3c4d5e6f"
 ORGANIZATION = "0a1b2c3d-4e5f-4a6b-8c7d-9e0f1a2b3c4d"
 AT = "2025-09-01T08:15:30.455Z"

@@ -12,6 +12,8 @@ from http_client import RawConnection, raw_request
 from service import Service, answer, bind_response
 from tokens import USER, bearer, token
 
+pytestmark = pytest.mark.once  # much of the same way, little of threads
+
 JSON = {"Content-Type": "application/json"}
 
 

@@ -26,7 +26,7 @@ from tokens import token
 from wire import free_addresses
 
 RATE = float(os.environ.get("SG_MANY_RATE", 150))
-SECONDS = float(os.environ.get("SG_MANY_SECONDS", 12))
+SECONDS = float(os.environ.get("SG_MANY_SECONDS", 8))
 CONNECTIONS = int(os.environ.get("SG_MANY_CONNECTIONS", 16))
 GATEWAYS, KILLED, DRAINED, STAYS, ADDED = 4, 0, 1, 2, 3
 SHARED_TOPIC = "many.gateways.shared"
