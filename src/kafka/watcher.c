@@ -127,18 +127,20 @@ static const struct rd_kafka_metadata *ask(struct kafka *kafka, uint32_t index)
 static bool look_for_all(struct kafka *kafka)
 {
     uint32_t count = kafka_names_count(&kafka->reply_topics), asked = 0;
-    const struct rd_kafka_metadata **answers = calloc(count + 1, sizeof(*answers));
+    struct {
+        const struct rd_kafka_metadata *said;
+    } *answers = calloc(count + 1, sizeof(*answers));
     bool settled = answers != NULL;
     while (settled && asked < count && !atomic_load(&kafka->stopping)) {
-        answers[asked] = ask(kafka, asked);
-        settled = answers[asked] != NULL; /* if nobody answers, the others would only wait as long */
+        answers[asked].said = ask(kafka, asked);
+        settled = answers[asked].said != NULL; /* if nobody answers, the others would only wait as long */
         asked += settled;
     }
     for (uint32_t i = 0; i < asked; i++) {
         if (!atomic_load(&kafka->stopping))
-            settled &=
-                answers[i]->topic_cnt == 1 && look_at(kafka, &kafka->topics[i], &answers[i]->topics[0]);
-        rd_kafka_metadata_destroy(answers[i]);
+            settled &= answers[i].said->topic_cnt == 1 &&
+                       look_at(kafka, &kafka->topics[i], &answers[i].said->topics[0]);
+        rd_kafka_metadata_destroy(answers[i].said);
     }
     free(answers);
     return settled;
