@@ -122,7 +122,7 @@ void exchange_restore_body(struct exchange *ex)
     struct json_doc *doc = &ex->worker->body_doc;
     struct span body = http_request_body(ex->http);
     doc->count = 0;
-    if (exchange_route_state(ex)->reply_needs_body && body.len &&
+    if (ex->has_json && exchange_route_state(ex)->reply_needs_body && body.len &&
         json_parse(doc, body, EXCHANGE_JSON_NODES) != ERR_OK)
         doc->count = 0; /* it parsed before: only memory can fail, and then its values count as missing */
 }
