@@ -236,6 +236,7 @@ static bool parse_json(struct exchange *ex, const struct json_node **ret_root)
         return false;
     }
     *ret_root = root;
+    ex->has_json = true;
     return true;
 }
 

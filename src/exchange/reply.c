@@ -122,7 +122,7 @@ void exchange_restore_body(struct exchange *ex)
     struct json_doc *doc = &ex->worker->body_doc;
     struct span body = http_request_body(ex->http);
     doc->count = 0;
-    if (exchange_route_state(ex)->reply_needs_body && body.len &&
+    if (ex->has_json && exchange_route_state(ex)->reply_needs_body && body.len &&
         json_parse(doc, body, EXCHANGE_JSON_NODES) != ERR_OK)
         doc->count = 0; /* it parsed before: only memory can fail, and then its values count as missing */
 }
@@ -209,6 +209,8 @@ static enum ops_reply finish(struct exchange *ex, const struct kafka_record *rec
     }
     if (!rule)
         exchange_dead_letter(ex, record, "unmapped");
+    if (rule && rule->progress && record->by_fields)
+        return OPS_REPLY_MISMATCHED; /* it would have to prove that our command is in Kafka, and fields do not */
     if (rule && rule->progress) {
         exchange_stream_progress(ex, &rule->answer, &scope);
         return OPS_REPLY_PROGRESS;
@@ -275,6 +277,9 @@ void exchange_on_reply(void *loop_arg, const struct kafka_record *record)
     struct await_entry *entry = record->by_fields ? await_find_handle(worker->table, record->handle)
                                                   : await_find(worker->table, &record->id);
     struct exchange *ex = entry ? SG_CONTAINER_OF(entry, struct exchange, entry) : NULL;
+    if (ex &&
+        ex->route->one_way) /* it waits for its acknowledgement only; its own event may be read here, too */
+        ex = NULL;
     enum ops_reply result = ex ? finish(ex, record, &schema) : classify_loss(worker, record);
     ops_count_reply(worker->counters, result);
     if (ex && result != OPS_REPLY_MATCHED && result != OPS_REPLY_PROGRESS)

@@ -3,7 +3,7 @@
  * Invariants:
  * - A value that a filter has made may lie in scratch. Whatever a later filter appends there can move it, so room is
  *   taken before, and the value follows: make_room().
- * - VALUE_JSON is never a string: a string is VALUE_TEXT, decoded. */
+ * - In a filter VALUE_JSON is never a string: a string is VALUE_TEXT, decoded. */
 #include "expr.h"
 
 /* What clock_format_iso() can write in four digits of a year. */
@@ -164,8 +164,22 @@ static void filter_length(struct value *value, struct buf *scratch)
     value->number = (int64_t)text.len;
 }
 
+/* The payload is JSON text as it was rendered, and may be a string. */
+static void decode_string(struct value *value, struct buf *scratch)
+{
+    static const struct expr_filter no_steps = {0};
+    struct json_doc doc = JSON_DOC_INIT;
+    if (json_parse(&doc, value->text, 1) == ERR_OK)
+        take_node(value, &doc, &no_steps, scratch);
+    else
+        scratch->failed = true;
+    json_fini(&doc);
+}
+
 void value_filter(struct value *value, const struct expr_filter *filter, struct buf *scratch)
 {
+    if (value->type == VALUE_JSON && value->text.ptr[0] == '"')
+        decode_string(value, scratch);
     switch (filter->type) {
     case EXPR_FILTER_ISO_TIME:
         filter_iso_time(value, scratch);

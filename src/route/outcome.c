@@ -221,6 +221,10 @@ static bool parse_accepted(struct parser *p, const struct json_node *root, const
     static const char *const keys[] = {"status", "headers", "body", NULL};
     struct route_answer *answer = &p->route->accepted;
     uint32_t status = 202;
+    if (reader_get(&p->r, root, "versions")) {
+        reader_enter(&p->r, "versions");
+        return reader_fail(&p->r, "no reply comes to a route with \"accepted\"");
+    }
     size_t mark = reader_enter(&p->r, "accepted");
     if (reader_get(&p->r, root, "replies"))
         return reader_fail(&p->r, "a route has either \"replies\" or \"accepted\"");

@@ -336,11 +336,11 @@ static int client_connect(void)
 static void client_write(int fd, const char *path, const char *headers, const char *name)
 {
     char text[1024];
-    int len =
-        snprintf(text, sizeof(text),
-                 "POST %s HTTP/1.1\r\nHost: races\r\nConnection: close\r\nContent-Type: application/json\r\n"
-                 "%sContent-Length: %zu\r\n\r\n{\"name\":\"%s\"}",
-                 path, headers, strlen(name) + 11, name);
+    int len = snprintf(text, sizeof(text),
+                       "POST %s HTTP/1.1\r\nHost: races\r\nConnection: close\r\n%s"
+                       "%sContent-Length: %zu\r\n\r\n{\"name\":\"%s\"}",
+                       path, strstr(headers, "Content-Type:") ? "" : "Content-Type: application/json\r\n",
+                       headers, strlen(name) + 11, name);
     assert_int_equal(send(fd, text, (size_t)len, MSG_NOSIGNAL), len);
 }
 

@@ -172,6 +172,24 @@ static void test_two_replies_in_one_batch(void **state)
     assert_int_equal(tally.wins[AWAIT_WON_REPLY], ROUNDS);
 }
 
+/* A body that the command was made without is not there for the answer either. */
+static void test_body_of_another_type(void **state)
+{
+    (void)state;
+    static struct call call;
+    call_park(&call, "/only", "lamp", false);
+    reply_well(&call);
+    call_expect(&call, 200, "\"name\":\"lamp\"");
+    rig_headers = "Content-Type: text/plain\r\n";
+    call_park(&call, "/only", "lamp", false);
+    rig_headers = "";
+    reply_well(&call);
+    assert_int_equal(call_answer(&call), 200);
+    assert_null(strstr(call.client.in.ptr, "lamp"));
+    client_fini(&call.client);
+    rig_settle();
+}
+
 /* ---- finishing by fields ---- */
 
 #define EVENT(rest) "{\"eventType\":\"thing.happened\"" rest ",\"payload\":{\"name\":\"lamp\"}}"
@@ -348,6 +366,7 @@ int main(void)
         cmocka_unit_test_teardown(test_ids, rig_after),
         cmocka_unit_test_teardown(test_answers_in_headers, rig_after),
         cmocka_unit_test_teardown(test_two_replies_in_one_batch, rig_after),
+        cmocka_unit_test_teardown(test_body_of_another_type, rig_after),
         cmocka_unit_test_teardown(test_fields, rig_after),
         cmocka_unit_test_teardown(test_fields_are_off_elsewhere, rig_after),
         cmocka_unit_test_teardown(test_two_candidates, rig_after),

@@ -466,6 +466,33 @@ static void test_slow_reader_leaves(void **state)
     }
 }
 
+/* An event that only its fields brought here proves nothing of our command: it is no progress, and a fallback still comes. */
+static void test_fields_are_no_progress(void **state)
+{
+    (void)state;
+    static struct call call;
+    struct tally before, tally;
+    rig_headers = "Accept: text/event-stream\r\n";
+    tally_take(&before);
+    call_park(&call, "/progress", "lamp", false);
+    rig_headers = "";
+    const struct kafka_record found = {
+        .topic = rig_reply_topic(RIG_TOPIC_REPLIES),
+        .value = SPAN_LIT("{\"eventType\":\"thing.progress\",\"at\":1}"),
+        .handle = call.handle,
+        .by_fields = true,
+    };
+    exchange_kafka_handler.on_reply(rig.worker, &found);
+    assert_int_equal(call.ex->state, EXCHANGE_PARKED);
+    deliver(&call, KAFKA_NOT_PERSISTED);
+    assert_false(call_is_parked(&call));
+    call_expect(&call, 201, "{\"from\":\"legacy\"}");
+    rig_settle();
+    tally_since(&tally, &before);
+    assert_int_equal(tally.replies[OPS_REPLY_MISMATCHED], 1);
+    assert_int_equal(tally.replies[OPS_REPLY_PROGRESS], 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -477,6 +504,7 @@ int main(void)
         cmocka_unit_test_teardown(test_comments, rig_after),
         cmocka_unit_test_teardown(test_slow_reader, rig_after),
         cmocka_unit_test_teardown(test_slow_reader_leaves, rig_after),
+        cmocka_unit_test_teardown(test_fields_are_no_progress, rig_after),
     };
     return cmocka_run_group_tests(tests, rig_start, rig_stop);
 }

@@ -390,6 +390,13 @@ static void test_filters_of_texts(void **state)
     assert_int_equal(json_parse(&fix.body, span_of(device_text), 1000), ERR_OK);
     for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++)
         check_render(&fix, cases[i].text, cases[i].expected);
+    /* A payload that is a string is one for filters, too. */
+    fix.scope.payload = SPAN_LIT("\"{\\\"a\\\":[7]}\"");
+    check_render(&fix, "\"${payload | length}\"", "9");
+    check_render(&fix, "\"${payload | string}\"", "\"{\\\"a\\\":[7]}\"");
+    check_render(&fix, "\"${payload | json.a | array}\"", "[7]");
+    fix.scope.payload = SPAN_LIT("\"users/7\"");
+    check_render(&fix, "\"${payload | segment:1}\"", "\"7\"");
     fixture_fini(&fix);
 }
 

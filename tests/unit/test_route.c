@@ -398,6 +398,8 @@ static void test_accepted_errors(void **state)
         {",\"accepted\":{\"headers\":{\"X-A\":\"${reply.id}\"}}", "there is no root here called 'reply'"},
         {",\"accepted\":{\"headers\":{\"Upgrade\":\"x\"}}",
          "r.json: $.accepted.headers: the gateway sets \"Upgrade\" itself"},
+        {",\"accepted\":{},\"versions\":[\"v1\"]",
+         "r.json: $.versions: no reply comes to a route with \"accepted\""},
         {",\"accepted\":{},\"finishByFields\":[]",
          "r.json: $.finishByFields: no reply comes to a route with \"accepted\""},
     };
