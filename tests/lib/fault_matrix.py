@@ -59,7 +59,7 @@ class Expect:
 
 @dataclass(frozen=True)
 class Row:
-    """expect: by mode; arrange(lane, device) sets the fault up and returns the rules that must be hit; reply: seconds until
+    """expect: by mode; a tuple where chance decides: the one whose status the answer has. arrange(lane, device) sets the fault up and returns the rules that must be hit; reply: seconds until
     the service answers, None: never; act(lane, device) makes the call instead of a plain bind; after(lane, device) looks
     at what came later, while the fault still holds."""
     fault: str
@@ -85,6 +85,12 @@ class Cell:
 
     def __str__(self):
         return "-".join(part.replace(" ", "_") for part in (self.row.lane, self.mode, self.row.fault, self.row.moment))
+
+
+def chosen(expect, status=None):
+    """Of several outcomes that of this status, else the first."""
+    outcomes = expect if isinstance(expect, tuple) else (expect,)
+    return next((outcome for outcome in outcomes if outcome.status == status), outcomes[0])
 
 
 def cells_of(rows):
@@ -141,7 +147,7 @@ class Lane:
             KAFKA_MESSAGE_TIMEOUT=f"{MESSAGE_TIMEOUT_S}s", LEGACY_TIMEOUT=f"{int(LEGACY_TIMEOUT_S * 1000)}ms",
             **{**WITHOUT_BREAKER, **settings})
         self.reaches_kafka = mode != "false" and not topic
-        self.devices, self.statuses = {}, {}  # by cell
+        self.devices, self.statuses, self.expected = {}, {}, {}  # by cell
         self.replies_before = {}
 
     # --- what rows use ---
@@ -193,7 +199,7 @@ class Lane:
 
     def run(self, cell):
         row, device = cell.row, new_device()
-        expect = row.expect[cell.mode]
+        expect = self.expected[cell] = chosen(row.expect[cell.mode])
         self.devices[cell] = device
         self.legacy_free.clear()
         self.legacy_behaviour[device] = row.legacy
@@ -209,6 +215,7 @@ class Lane:
             took_s = time.monotonic() - start
             if answer:
                 self.statuses[cell] = answer.status
+                expect = self.expected[cell] = chosen(row.expect[cell.mode], answer.status)
                 self._check_answer(expect, answer, took_s)
             line = self.wait_exchange(before) if not answer else self.gateway.wait_log(
                 "exchange", correlationId=answer.header("X-Correlation-Id"))
@@ -269,7 +276,7 @@ class Lane:
             self.legacy.close()
 
     def check_executions(self, cell, commands):
-        device, expect = self.devices[cell], cell.row.expect[cell.mode]
+        device, expect = self.devices[cell], self.expected[cell]
         copies = [n for (of, _), n in commands.items() if of == device]
         in_kafka, in_legacy = len(copies), self.legacy_reads(device)
         counted = f"{in_kafka} in Kafka, {in_legacy} by legacy, copies: {copies}"
