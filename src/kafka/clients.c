@@ -48,17 +48,39 @@ void kafka_on_log(const rd_kafka_t *rk, int level, const char *facility, const c
     log_end(&line);
 }
 
-void kafka_set_reachable(struct kafka *kafka, bool reachable, const char *why)
+/* kafka->reach: whether a broker can be reached, and above it how often all were down. librdkafka says once that all are down.
+ * An answer that was on its way when it said so must not hide that for ever, so who asked before is not heard. */
+#define REACHABLE 1u
+#define ONE_DOWN  2u
+
+static void log_reachable(bool reachable, const char *why)
 {
-    if (atomic_exchange_explicit(&kafka->reachable, reachable, memory_order_acq_rel) == reachable)
-        return;
     struct log_line line;
     log_begin(&line, reachable ? LOG_INFO : LOG_ERROR,
               reachable ? "kafka reachable again" : "kafka unreachable");
     log_str(&line, "reason", why);
     log_end(&line);
-    if (!reachable)
-        kafka_watcher_wake(kafka);
+}
+
+static void all_down(struct kafka *kafka, const char *why)
+{
+    uint64_t old = atomic_load_explicit(&kafka->reach, memory_order_relaxed);
+    while (!atomic_compare_exchange_weak_explicit(&kafka->reach, &old,
+                                                  (old | REACHABLE) - REACHABLE + ONE_DOWN,
+                                                  memory_order_acq_rel, memory_order_relaxed))
+        ;
+    if (!(old & REACHABLE))
+        return;
+    log_reachable(false, why);
+    kafka_watcher_wake(kafka);
+}
+
+void kafka_answered(struct kafka *kafka, uint64_t reach_when_asked)
+{
+    if (!(reach_when_asked & REACHABLE) && atomic_compare_exchange_strong_explicit(
+                                               &kafka->reach, &reach_when_asked, reach_when_asked | REACHABLE,
+                                               memory_order_acq_rel, memory_order_relaxed))
+        log_reachable(true, "metadata received");
 }
 
 /* Thread: replies or the one that flushes. */
@@ -67,7 +89,7 @@ static void on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
     struct kafka *kafka = opaque;
     bool producer = rd_kafka_type(rk) == RD_KAFKA_PRODUCER;
     if (code == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN && producer) {
-        kafka_set_reachable(kafka, false, reason);
+        all_down(kafka, reason);
         return;
     }
     if (code == RD_KAFKA_RESP_ERR__FATAL && producer) {
@@ -293,7 +315,7 @@ struct kafka *kafka_new(const struct kafka_settings *settings, struct err *err)
     }
     kafka->handler = settings->handler;
     kafka->reply_fd = kafka->delivery_fd = kafka->stop_fd = kafka->epoll_fd = -1;
-    atomic_init(&kafka->reachable, true);
+    atomic_init(&kafka->reach, REACHABLE);
     pthread_mutex_init(&kafka->producer_mtx, NULL);
     pthread_mutex_init(&kafka->watcher_mtx, NULL);
     pthread_condattr_t attr;
@@ -432,7 +454,7 @@ bool kafka_command_topic_is_ready(const struct kafka *kafka, uint32_t command_to
 
 bool kafka_is_reachable(const struct kafka *kafka)
 {
-    return atomic_load_explicit(&kafka->reachable, memory_order_acquire);
+    return atomic_load_explicit(&kafka->reach, memory_order_acquire) & REACHABLE;
 }
 
 struct kafka_stats kafka_stats(const struct kafka *kafka)

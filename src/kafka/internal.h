@@ -89,7 +89,8 @@ struct kafka {
     atomic_uint report_waiters; /* who waits for a delivery report */
     atomic_bool reports_muted;  /* the reader's: reports do not wake it. See reader.c */
 
-    atomic_bool stopping, reachable;
+    atomic_bool stopping;
+    atomic_uint_fast64_t reach;  /* clients.c */
     pthread_mutex_t watcher_mtx; /* leaf: only for the watcher's sleep */
     pthread_cond_t watcher_cond;
     bool watcher_woken; /* under watcher_mtx */
@@ -112,7 +113,8 @@ enum err_code kafka_names_add(struct kafka_names *names, const struct span *add,
                               uint32_t *ret_index) SG_NODISCARD;
 void kafka_names_fini(struct kafka_names *names);
 /* clients.c */
-void kafka_set_reachable(struct kafka *kafka, bool reachable, const char *why);
+/* The producer has an answer to a question that was asked when kafka->reach was that. Thread: watcher. */
+void kafka_answered(struct kafka *kafka, uint64_t reach_when_asked);
 void kafka_on_log(const rd_kafka_t *rk, int level, const char *facility, const char *text);
 /* librdkafka writes 8 bytes to the descriptor when the queue becomes non-empty. */
 void kafka_signal_queue(rd_kafka_queue_t *queue, int fd);

@@ -172,11 +172,12 @@ static bool ask(struct kafka *kafka, uint32_t i, int timeout_ms, rd_kafka_resp_e
 {
     const struct rd_kafka_metadata *metadata;
     struct kafka_producer *producer = kafka->producer; /* only this thread replaces it */
+    uint64_t reach = atomic_load_explicit(&kafka->reach, memory_order_acquire);
     if (rd_kafka_metadata(producer->rk, 0, producer->topics[i], &metadata, timeout_ms) !=
         RD_KAFKA_RESP_ERR_NO_ERROR)
         return false;
     /* Not said of the consumer's connection: librdkafka tells "all brokers down" once, until this client's was up. */
-    kafka_set_reachable(kafka, true, "metadata received");
+    kafka_answered(kafka, reach);
     *ret_code = metadata->topic_cnt == 1 ? metadata->topics[0].err : RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC;
     rd_kafka_metadata_destroy(metadata);
     return true;

@@ -159,6 +159,21 @@ static void test_refused_is_uncertain_with_idempotence(void **state)
     refused_until_it_timed_out(&idempotence, 1);
 }
 
+/* Who asked before all brokers were down, and hears the answer after that, has learned nothing. */
+static void test_a_late_answer_hides_no_outage(void **state)
+{
+    (void)state;
+    start_with(NULL, 0, 1000);
+    deliver_one(1);
+    uint64_t asked = atomic_load(&fx.kafka->reach);
+    rd_kafka_mock_broker_set_down(fx.cluster, -1);
+    WAIT_FOR(&fx, !kafka_is_reachable(fx.kafka));
+    kafka_answered(fx.kafka, asked);
+    assert_false(kafka_is_reachable(fx.kafka));
+    rd_kafka_mock_broker_set_up(fx.cluster, -1);
+    WAIT_FOR(&fx, kafka_is_reachable(fx.kafka));
+}
+
 static void test_unanswered_is_uncertain(void **state)
 {
     (void)state;
@@ -448,6 +463,7 @@ int main(void)
         TEST(test_broker_answers),
         TEST(test_broker_answers_with_idempotence),
         TEST(test_never_sent_is_certain),
+        TEST(test_a_late_answer_hides_no_outage),
         TEST(test_refused_is_uncertain),
         TEST(test_refused_is_uncertain_with_debug),
         TEST(test_refused_is_uncertain_with_idempotence),
