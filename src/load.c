@@ -98,6 +98,18 @@ static enum err_code check_dead_letters(const struct config *config, const struc
     return ERR_OK;
 }
 
+/* The instance would read its own commands. */
+static enum err_code check_reply_topic(const struct config *config, const struct route_table *routes,
+                                       struct err *err)
+{
+    for (size_t i = 0; config->reply_topic && i < routes->count; i++)
+        if (span_eq(routes->routes[i].command.topic, span_of(config->reply_topic)))
+            return err_set(err, ERR_CONFIG,
+                           "SYNCGATE_REPLY_TOPIC: %s has commands of %s: expected a topic of replies",
+                           config->reply_topic, routes->routes[i].file);
+    return ERR_OK;
+}
+
 enum err_code app_check(const struct config *config, const struct route_table *routes,
                         const struct path_flag *flags, struct err *err)
 {
@@ -105,6 +117,8 @@ enum err_code app_check(const struct config *config, const struct route_table *r
     enum err_code code = check_needs(config, &needs, err);
     if (code == ERR_OK)
         code = check_dead_letters(config, routes, err);
+    if (code == ERR_OK)
+        code = check_reply_topic(config, routes, err);
     return code == ERR_OK ? check_timeouts(config, routes, flags, err) : code;
 }
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from gateway import Gateway, copy_routes
+from gateway import Gateway, copy_routes, reply_topics
 from process import ROOT, eventually
 from service import EVENTS, RESPONSES, Service, bind_response, bound_event, failure
 
@@ -17,14 +17,7 @@ EMBEDDED_PARTITIONS = 4
 
 def routes_partitions():
     """Of the reply topics of all enabled routes."""
-    topics, folder = set(), os.path.join(ROOT, "routes")
-    for name in os.listdir(folder):
-        if name.endswith(".json"):
-            with open(os.path.join(folder, name), encoding="utf-8") as file:
-                route = json.load(file)
-            if route.get("enabled", True):
-                topics.update(rule["topic"] for rule in route.get("replies", []))
-    return len(topics) * EMBEDDED_PARTITIONS
+    return len(reply_topics(os.path.join(ROOT, "routes"))) * EMBEDDED_PARTITIONS
 
 
 def make(routes=None, **settings):

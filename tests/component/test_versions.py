@@ -376,3 +376,12 @@ def test_a_topic_that_had_replies_before_a_reload_does_not_feed_itself(legacy, d
 def test_a_topic_that_cannot_be_used(topic, words):
     status, _, err = run("check", SYNCGATE_DEAD_LETTER_TOPIC=topic)
     assert status == 1 and words in err, err
+
+
+@pytest.mark.parametrize("settings, words", [
+    ({"SYNCGATE_REPLY_TOPIC": "device.commands.v1"}, "SYNCGATE_REPLY_TOPIC: device.commands.v1 has commands of"),
+    ({"SYNCGATE_REPLY_TOPIC": DEAD, "SYNCGATE_DEAD_LETTER_TOPIC": DEAD}, "is SYNCGATE_REPLY_TOPIC"),
+])
+def test_a_reply_address_that_cannot_be_used(settings, words):
+    status, _, err = run("check", **settings)
+    assert status == 1 and words in err, err

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
 from broker import free_port
+from events import read_records
 from gateway import BIND, QR_TOKEN, WITHOUT_BREAKER, Gateway, copy_routes
 from http_client import RawConnection, raw_request
 from kafka_proxy import KafkaProxy
 from legacy_stub import LegacyStub
 from process import PATIENCE_S, eventually
-from service import CLIENT, Command, bind_response
+from service import Command, bind_response
 from tokens import bearer
 
 TIMEOUT_S, MESSAGE_TIMEOUT_S, LEGACY_TIMEOUT_S = 4, 1, 1.5
@@ -99,29 +100,8 @@ def cells_of(rows):
 
 def commands_in_topics(bootstrap, *topics):
     """How many copies of each (device id, correlation id) are in these topics."""
-    from confluent_kafka import Consumer, KafkaError, TopicPartition
-
-    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "count", "enable.auto.commit": False,
-                         "enable.partition.eof": True, **CLIENT})
-    found = collections.Counter()
-    try:
-        places = [TopicPartition(topic, partition, 0) for topic in topics
-                  for partition in consumer.list_topics(topic, timeout=10).topics[topic].partitions]
-        # An empty one need not be readable.
-        places = [place for place in places if consumer.get_watermark_offsets(place, timeout=10)[1] > 0]
-        consumer.assign(places)
-        left = {(place.topic, place.partition) for place in places}
-        while left:
-            message = consumer.poll(10)
-            assert message is not None, "the command topic could not be read"
-            if not message.error():
-                command = Command(message)
-                found[command.device_id, command.id] += 1
-            elif message.error().code() == KafkaError._PARTITION_EOF:
-                left.discard((message.topic(), message.partition()))
-    finally:
-        consumer.close()
-    return found
+    commands = [Command(message) for message in read_records(bootstrap, *topics)]
+    return collections.Counter((command.device_id, command.id) for command in commands)
 
 
 class Lane:

@@ -15,9 +15,10 @@ import pytest
 from broker import KafkaCluster
 from contract import error_answer
 from device_service import DeviceService
+from events import read_records
 from gateway import Gateway, copy_routes
 from process import eventually
-from service import CLIENT, COMMANDS, RESPONSES, TOPICS, Service, bind_response, reply_headers
+from service import COMMANDS, RESPONSES, TOPICS, Service, bind_response, reply_headers
 from tokens import bearer
 
 TIMEOUT_MS = 4000
@@ -56,25 +57,8 @@ def make_gateway(cluster, flag, device=None, **settings):
 
 def commands_in_kafka(cluster):
     """Every command in the topic, as (correlation id, device id)."""
-    from confluent_kafka import Consumer, TopicPartition
-
-    consumer = Consumer({"bootstrap.servers": cluster.bootstrap, "group.id": uuid.uuid4().hex,
-                         "enable.auto.commit": False, "enable.partition.eof": True, **CLIENT})
-    try:
-        partitions = consumer.list_topics(COMMANDS, timeout=10).topics[COMMANDS].partitions
-        consumer.assign([TopicPartition(COMMANDS, partition, 0) for partition in partitions])
-        found, ended = [], 0
-        while ended < len(partitions):
-            message = consumer.poll(10)
-            assert message is not None, "the command topic could not be read"
-            if message.error():
-                ended += message.error().code() == -191  # _PARTITION_EOF
-                continue
-            value = json.loads(message.value())
-            found.append((value["correlationId"], value["payload"]["deviceId"]))
-        return found
-    finally:
-        consumer.close()
+    values = [json.loads(message.value()) for message in read_records(cluster.bootstrap, COMMANDS)]
+    return [(value["correlationId"], value["payload"]["deviceId"]) for value in values]
 
 
 class Burst:
