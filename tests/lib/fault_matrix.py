@@ -319,6 +319,7 @@ class World:
                 try:
                     lane.run(cell)
                 except Exception as error:  # pylint: disable=broad-except # told by outcome()
+                    error.add_note(f"the gateway's log:\n{lane.gateway.tail()}")
                     self.failures[cell] = error
         finally:
             lane.stop()  # a sanitizer's report belongs to all of its cells

@@ -149,31 +149,34 @@ def leaderless(topic):
 
 
 class Connection:
-    """One of the client's, and its other half to the broker. Two threads: one for each direction."""
+    """One of the client's, and its other half to the broker. Two threads: one for each direction; the last one gives the
+    descriptors back, so none is used again while the other may still read it."""
 
     def __init__(self, proxy, client, broker):
         self.proxy, self.client, self.broker = proxy, client, broker
         self.asked = {}  # correlation id: (rule or None, api, version)
         self.write_lock = threading.Lock()
+        self.working = 2
         proxy.remember(self)
         for work in (self._requests, self._responses):
             threading.Thread(target=self._guard, args=(work,), daemon=True).start()
 
-    def close(self):
+    def cut(self):
         for end in (self.client, self.broker):
             try:
                 end.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
-            end.close()
-        self.proxy.forget(self)
 
     def _guard(self, work):
         try:
             work()
         except (OSError, struct.error):
             pass
-        self.close()
+        self.cut()
+        if self.proxy.forget(self):
+            self.client.close()
+            self.broker.close()
 
     def _requests(self):
         while True:
@@ -272,7 +275,7 @@ class KafkaProxy:
         with self.lock:
             connections = list(self.connections)
         for connection in connections:
-            connection.close()
+            connection.cut()
 
     def down(self):
         for listener in self.listeners:
@@ -308,8 +311,12 @@ class KafkaProxy:
             self.connections.add(connection)
 
     def forget(self, connection):
+        """One of its threads ends; true: the last one."""
         with self.lock:
-            self.connections.discard(connection)
+            connection.working -= 1
+            if connection.working == 0:
+                self.connections.discard(connection)
+            return connection.working == 0
 
     def _accept(self, listener, broker):
         while True:
@@ -325,4 +332,6 @@ class KafkaProxy:
             upstream.settimeout(None)
             for end in (client, upstream):
                 end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            Connection(self, client, upstream)
+            connection = Connection(self, client, upstream)
+            if listener not in self.listeners:  # down() came between
+                connection.cut()
