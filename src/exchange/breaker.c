@@ -10,7 +10,9 @@
  *   no reply yet, the report doubts it     produce failure   produce failure   (a later reply changes nothing)
  *   refused, or certainly not written      produce failure   produce failure
  *   refused because of its topic           produce failure   success
- *   client gone, shutdown, not produced    nothing           nothing */
+ *   client gone, shutdown, not produced    nothing           nothing
+ *
+ * The cluster's success is told as soon as the command is in Kafka: a slow service must not keep a half-open cluster waiting. */
 #include "internal.h"
 
 /* ---- one breaker ---- */
@@ -160,14 +162,23 @@ bool exchange_breaker_ask(struct exchange *ex, enum path_fallback *ret_reason)
     return false;
 }
 
+static void report_cluster(struct exchange *ex, enum path_outcome outcome)
+{
+    report(&ex->worker->shared->cluster, CLUSTER, &plan_now(ex)->cluster_breaker,
+           loop_now_ns(ex->worker->loop), &ex->cluster_permit, outcome);
+}
+
 void exchange_breaker_report(struct exchange *ex, enum path_outcome route, enum path_outcome cluster)
 {
-    struct exchange_shared *shared = ex->worker->shared;
-    const struct exchange_plan *plan = plan_now(ex);
     struct exchange_operation *operation = exchange_route_state(ex)->operation;
-    uint64_t now_ns = loop_now_ns(ex->worker->loop);
-    report(&operation->breaker, operation->name, &plan->route_breaker, now_ns, &ex->route_permit, route);
-    report(&shared->cluster, CLUSTER, &plan->cluster_breaker, now_ns, &ex->cluster_permit, cluster);
+    report(&operation->breaker, operation->name, &plan_now(ex)->route_breaker, loop_now_ns(ex->worker->loop),
+           &ex->route_permit, route);
+    report_cluster(ex, cluster);
+}
+
+void exchange_breaker_report_written(struct exchange *ex)
+{
+    report_cluster(ex, PATH_OUTCOME_SUCCESS);
 }
 
 void exchange_breaker_report_failure(struct exchange *ex, enum err_code code)

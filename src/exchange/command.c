@@ -228,7 +228,7 @@ static enum err_code send_command(struct exchange *ex)
         return code;
     /* Before the command is out, so that its event cannot come first. */
     exchange_fields_add(ex, &scope);
-    exchange_await_report(ex, ex->route->one_way);
+    exchange_await_report(ex, ex->route->one_way || ex->cluster_permit.probe);
     code = produce(ex, &scope, has_key);
     if (code != ERR_OK) {
         exchange_fields_remove(ex);
@@ -275,6 +275,17 @@ static void end_delivered(struct exchange *ex)
     exchange_answer_rule(ex, &ex->route->accepted, &scope);
 }
 
+void exchange_written(struct exchange *ex)
+{
+    ex->delivered = true;
+    exchange_breaker_report_written(ex);
+    if (ex->route->one_way)
+        return; /* the answer may need its body */
+    exchange_await_report(ex, false);
+    if (!exchange_route_state(ex)->reply_needs_body) /* kept for a fallback, which cannot come any more */
+        exchange_body_release(ex, true);
+}
+
 void exchange_on_delivery(void *loop_arg, uint64_t handle, enum kafka_delivery delivery, enum err_code code)
 {
     struct exchange_worker *worker = loop_arg;
@@ -286,11 +297,9 @@ void exchange_on_delivery(void *loop_arg, uint64_t handle, enum kafka_delivery d
         return; /* its reply knows better: the service has the command */
     switch (delivery) {
     case KAFKA_DELIVERED:
-        ex->delivered = true;
+        exchange_written(ex);
         if (ex->route->one_way)
             end_delivered(ex);
-        else if (!exchange_route_state(ex)->reply_needs_body)
-            exchange_body_release(ex, true);
         return;
     case KAFKA_UNCERTAIN: /* it may be in the log: never legacy. Only a reply could tell, and then the wait goes on */
         ex->uncertain = true;

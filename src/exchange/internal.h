@@ -116,6 +116,8 @@ bool exchange_breaker_ask(struct exchange *ex, enum path_fallback *ret_reason);
 void exchange_breaker_report(struct exchange *ex, enum path_outcome route, enum path_outcome cluster);
 /* The command was refused, or its delivery failed. */
 void exchange_breaker_report_failure(struct exchange *ex, enum err_code code);
+/* The command is in Kafka: all that the cluster's breaker wants to know. */
+void exchange_breaker_report_written(struct exchange *ex);
 /* The wait is over. */
 void exchange_breaker_report_end(struct exchange *ex, enum await_winner winner);
 /* check.c: body, token, role, schema. True: the request is good. False: it was answered or sent to legacy. */
@@ -129,8 +131,10 @@ void exchange_refuse_invalid(struct exchange *ex, const struct buf *issues);
 /* command.c: forms the command and produces it; parks, answers or falls back. */
 void exchange_send_command(struct exchange *ex);
 void exchange_on_delivery(void *loop_arg, uint64_t handle, enum kafka_delivery delivery, enum err_code code);
-/* One-way calls wait for delivery reports; true before the command is out, false when the wait is over. */
+/* One-way calls and the cluster's probes wait for delivery reports; true before the command is out, false when the wait is over. */
 void exchange_await_report(struct exchange *ex, bool awaits);
+/* The command is in Kafka, by its report or by a progress reply: legacy cannot get it any more. */
+void exchange_written(struct exchange *ex);
 /* fields.c */
 void exchange_fields_add(struct exchange *ex, const struct mapping_scope *scope);
 void exchange_fields_remove(struct exchange *ex);

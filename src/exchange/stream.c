@@ -124,15 +124,14 @@ void exchange_stream_progress(struct exchange *ex, const struct route_answer *an
                               const struct mapping_scope *scope)
 {
     struct span data;
-    ex->progressed = ex->delivered = true;
+    ex->progressed = true;
     if (!ex->stream && is_asked(ex))
         begin(ex);
     if (ex->stream && render(ex, answer, scope, &data) == ERR_OK)
         send_progress(ex, data);
     else if (ex->stream)
         count(ex, false);
-    if (!exchange_route_state(ex)->reply_needs_body) /* kept for a fallback, which cannot come any more */
-        exchange_body_release(ex, true);
+    exchange_written(ex);
 }
 
 void exchange_stream_offer(struct exchange *ex, const struct route_answer *answer)

@@ -106,6 +106,7 @@ enum way {
     WAY_NOT_PERSISTED,
     WAY_TOPIC_REFUSED,
     WAY_GONE,
+    WAY_GONE_DELIVERED, /* the client goes when the command is in Kafka */
     WAY_SHUTDOWN,
     WAY_COUNT
 };
@@ -126,6 +127,7 @@ static const struct {
     [WAY_NOT_PERSISTED] = {"not persisted", {{1, 1, 0}, {1, 1, 0}}, 201},
     [WAY_TOPIC_REFUSED] = {"topic refused", {{1, 1, 0}, {1, 0, 0}}, 201},
     [WAY_GONE] = {"client gone", {{0, 0, 0}, {0, 0, 0}}, 0},
+    [WAY_GONE_DELIVERED] = {"client gone, delivered", {{0, 0, 0}, {1, 0, 0}}, 0},
     [WAY_SHUTDOWN] = {"shutdown", {{0, 0, 0}, {0, 0, 0}}, 504},
 };
 
@@ -170,7 +172,10 @@ static void end_call(struct call *call, enum way way)
     case WAY_TOPIC_REFUSED:
         refuse(call, ERR_KAFKA_TOPIC);
         break;
+    case WAY_GONE_DELIVERED:
     case WAY_GONE:
+        if (way == WAY_GONE_DELIVERED)
+            deliver(call, KAFKA_DELIVERED);
         client_fini(&call->client);
         while (call_is_parked(call))
             loop_turn(rig.loop, -1);
@@ -250,7 +255,8 @@ static void test_how_a_call_ended(void **state)
     rig_doing = NULL;
 }
 
-/* A progress reply is no outcome, the end of the wait is. But it proves that the command is in Kafka, whatever its report says. */
+/* A progress reply is no outcome for the route, the end of the wait is. But it proves that the command is in Kafka, whatever its
+ * report says, and the cluster is asked no more. */
 static void test_progress(void **state)
 {
     (void)state;
@@ -262,7 +268,7 @@ static void test_progress(void **state)
     } cases[] = {
         {"reply", KAFKA_DELIVERED, ENDS_BY_REPLY, {{1, 0, 0}, {1, 0, 0}}},
         {"deadline", KAFKA_DELIVERED, ENDS_BY_DEADLINE, {{1, 0, 1}, {1, 0, 0}}},
-        {"client", KAFKA_DELIVERED, ENDS_BY_CLIENT, {{0, 0, 0}, {0, 0, 0}}},
+        {"client", KAFKA_DELIVERED, ENDS_BY_CLIENT, {{0, 0, 0}, {1, 0, 0}}},
         {"not persisted, reply", KAFKA_NOT_PERSISTED, ENDS_BY_REPLY, {{1, 0, 0}, {1, 0, 0}}},
         {"not persisted, deadline", KAFKA_NOT_PERSISTED, ENDS_BY_DEADLINE, {{1, 0, 1}, {1, 0, 0}}},
         {"uncertain, deadline", KAFKA_UNCERTAIN, ENDS_BY_DEADLINE, {{1, 0, 1}, {1, 0, 0}}},
@@ -278,7 +284,7 @@ static void test_progress(void **state)
         if (cases[i].report != KAFKA_DELIVERED)
             deliver(&call, cases[i].report);
         for (int who = 0; who < WHO_COUNT; who++)
-            assert_int_equal(look_at(breakers[who], settings_of((enum who)who)).calls, 0);
+            assert_int_equal(look_at(breakers[who], settings_of((enum who)who)).calls, who == CLUSTER);
         assert_true(call_is_parked(&call));
         if (cases[i].end == ENDS_BY_REPLY)
             reply_well(&call);
@@ -578,6 +584,43 @@ static void test_how_a_probe_ended(void **state)
     rig_doing = NULL;
 }
 
+/* The cluster's probe has shown what it can when its command is in Kafka: the cluster closes while the service still works, and
+ * the probe waits for its report as nobody else who waits for a reply does. The route's probe goes on. */
+static void test_a_slow_service_does_not_keep_the_cluster_waiting(void **state)
+{
+    (void)state;
+    static struct call probe;
+    for (int progress = 0; progress < 2; progress++) {
+        fresh();
+        open_one(CLUSTER);
+        wait_for_probe(CLUSTER);
+        call_park(&probe, progress ? "/progress" : "/primary", "slow", false);
+        expect_state(CLUSTER, PATH_BREAKER_HALF_OPEN, PATH_BREAKER_PRODUCE_FAILURES);
+        assert_true(probe.ex->awaits_report);
+        if (progress)
+            reply_by_hand(&probe, RIG_TOPIC_REPLIES, "{\"eventType\":\"thing.progress\",\"at\":1}");
+        else
+            deliver(&probe, KAFKA_DELIVERED);
+        expect_state(CLUSTER, PATH_BREAKER_CLOSED, PATH_BREAKER_NONE);
+        assert_true(call_is_parked(&probe));
+        assert_false(probe.ex->awaits_report);
+        one_call("/primary", WAY_REPLY);
+        deadline_now(&probe);
+        expect_state(CLUSTER, PATH_BREAKER_CLOSED, PATH_BREAKER_NONE);
+        client_fini(&probe.client);
+        rig_settle();
+    }
+    fresh();
+    open_one(ROUTE);
+    wait_for_probe(ROUTE);
+    call_park(&probe, "/primary", "slow", false);
+    assert_false(probe.ex->awaits_report);
+    deliver(&probe, KAFKA_DELIVERED);
+    expect_state(ROUTE, PATH_BREAKER_HALF_OPEN, PATH_BREAKER_PRODUCE_FAILURES);
+    end_call(&probe, WAY_REPLY);
+    expect_state(ROUTE, PATH_BREAKER_CLOSED, PATH_BREAKER_NONE);
+}
+
 /* 80 to 120 % of 100 ms, of 200 ms, of 250 ms, and then no more. */
 static void test_each_failed_probe_doubles_the_time(void **state)
 {
@@ -711,6 +754,7 @@ int main(void)
         cmocka_unit_test_teardown(test_retry_after_is_honest, rig_after),
         cmocka_unit_test_teardown(test_probes_are_limited, rig_after),
         cmocka_unit_test_teardown(test_how_a_probe_ended, rig_after),
+        cmocka_unit_test_teardown(test_a_slow_service_does_not_keep_the_cluster_waiting, rig_after),
         cmocka_unit_test_teardown(test_each_failed_probe_doubles_the_time, rig_after),
         cmocka_unit_test_teardown(test_both_must_allow, rig_after),
         cmocka_unit_test_teardown(test_earlier_calls_have_no_vote, rig_after),
