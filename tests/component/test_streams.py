@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Progress replies and server-sent events, in the real program with the embedded broker: a firmware update that is answered by
-several replies. A browser's EventSource cannot POST, so its clients read such an answer as this file does: line by line."""
-import http.client
+several replies."""
 import json
 import os
 import random
@@ -12,8 +11,9 @@ import threading
 import pytest
 
 from contract import error_answer
+from event_stream import EVENTS, EventStream
 from gateway import Gateway, copy_routes, parse_log
-from http_client import RawConnection, raw_request, split_address
+from http_client import RawConnection, raw_request
 from legacy_stub import LegacyStub
 from process import ROOT, eventually
 from service import COMMANDS, RESPONSES, Service, envelope
@@ -21,7 +21,6 @@ from tokens import bearer
 from wire import Client, Nginx
 
 TIMEOUT_MS = 4000
-EVENTS = {"Accept": "text/event-stream"}
 BODY = {"firmwareVersion": "2.1.0"}
 
 
@@ -97,46 +96,8 @@ def reply(service, command, status, **more):
     service.send(ota(command, status, **more), key=command.device_id)
 
 
-class Stream:
-    """A call whose answer is read event by event. The head is read by the first event()."""
-
-    def __init__(self, address, device_id, method="POST", connection=None, target="/api/devices/{}/firmware", body=None,
-                 **headers):
-        self.connection = connection or http.client.HTTPConnection(*split_address(address), timeout=30)
-        self.connection.request(method, target.format(device_id), json.dumps(body or BODY), {
-            "Content-Type": "application/json", **bearer(), **EVENTS, **headers})
-        self._answer = None
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.connection.close()
-
-    @property
-    def answer(self):
-        if not self._answer:
-            self._answer = self.connection.getresponse()
-        return self._answer
-
-    def event(self):
-        """(type, id, data) of the next event; None at the end."""
-        fields = {}
-        while True:
-            line = self.answer.readline().decode()
-            if not line:
-                assert not fields, fields
-                return None
-            line = line.rstrip("\n")
-            if not line and fields:
-                return fields["event"], int(fields["id"]), json.loads(fields["data"])
-            if line and not line.startswith(":"):
-                name, value = line.split(": ", 1)
-                assert name not in fields, line
-                fields[name] = value
-
-    def rest(self):
-        return list(iter(self.event, None))
+def Stream(address, device_id, body=None, target="/api/devices/{}/firmware", **more):  # pylint: disable=invalid-name
+    return EventStream(address, target.format(device_id), body or BODY, **more)
 
 
 def log_of(gateway, correlation_id):

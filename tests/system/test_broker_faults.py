@@ -15,10 +15,11 @@ import pytest
 from broker import KafkaCluster
 from contract import error_answer
 from device_service import DeviceService
+from event_stream import EventStream
 from events import read_records
 from gateway import Gateway, copy_routes
 from process import eventually
-from service import COMMANDS, RESPONSES, TOPICS, Service, bind_response, reply_headers
+from service import COMMANDS, RESPONSES, TOPICS, Service, bind_response, envelope, reply_headers
 from tokens import bearer
 
 TIMEOUT_MS = 4000
@@ -343,3 +344,34 @@ def test_partitions_added_to_a_command_topic(own_kafka, stoppable):
 
         eventually(reached, "commands in the new partitions", 30)
     assert time.monotonic() - started < 30
+
+
+def test_event_stream_outlives_its_broker(own_kafka, stoppable, device_id):
+    """The broker dies in mid-stream and comes back: the client sees a pause, then what the service has to say."""
+    gateway = stoppable(Gateway(KAFKA_BROKERS=own_kafka.bootstrap, FEATURE_KAFKA_EVENTS="only"))
+    body = {"firmwareVersion": "2.5.0", "downloadUrl": "https://example.com/2.5.0.bin", "checksum": "sha256:00"}
+    with Service(own_kafka.bootstrap) as service, \
+            EventStream(gateway.address, f"/api/devices/{device_id}/ota", body) as stream:
+        command = service.wait_command(device_id)
+
+        def say(status, **more):
+            service.send(envelope("device.response.ota", command.id, {"deviceId": device_id, "status": status, **more},
+                                  success=True),
+                         key=device_id)
+
+        def progress(number, status, **more):
+            return "progress", number, {"deviceId": device_id, "status": status, "targetVersion": "2.5.0", **more}
+
+        say("started")
+        say("downloading", progress=40)
+        assert [stream.event(), stream.event()] == [progress(1, "started"), progress(2, "downloading", progress=40)]
+        own_kafka.kill()
+        gateway.wait_log("kafka unreachable")
+        own_kafka.start()
+        say("installing")
+        assert stream.event() == progress(3, "installing")
+        say("completed", currentVersion="2.5.0")
+        (event, number, result), = stream.rest()
+        assert (event, number, result["status"], result["currentVersion"]) == ("result", 4, "completed", "2.5.0")
+    line = gateway.wait_log("exchange", correlationId=command.id)
+    assert (line["path"], line["status"], line["events"]) == ("kafka", 200, 4)
