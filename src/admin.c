@@ -77,7 +77,7 @@ const char *app_closed_route(const struct app *app, bool only)
     return NULL;
 }
 
-static bool uses_kafka(const struct app *app)
+bool app_uses_kafka(const struct app *app)
 {
     for (size_t i = 0; i < app->plan->routes->count; i++) {
         struct path_flag flag = exchange_route_flag(&app->plan->states[i]);
@@ -96,10 +96,10 @@ static size_t health_checks(const struct app *app, struct ops_check checks[3])
              leaving ? "shutting down" : "accepting requests");
     checks[1] = (struct ops_check){.name = "kafka", .ok = !closed};
     snprintf(checks[1].detail, sizeof(checks[1].detail), "%s",
-             closed            ? closed
-             : any_closed      ? any_closed /* legacy serves meanwhile */
-             : uses_kafka(app) ? "reading all reply topics"
-                               : "not used");
+             closed                ? closed
+             : any_closed          ? any_closed /* legacy serves meanwhile */
+             : app_uses_kafka(app) ? "reading all reply topics"
+                                   : "not used");
     /* A start does not send its first requests to legacy only because positions take a moment to look up. */
     checks[2] = (struct ops_check){.name = "start", .ok = app->phase != APP_STARTING};
     snprintf(checks[2].detail, sizeof(checks[2].detail), "%s",

@@ -191,7 +191,7 @@ static void set_phase(struct app *app, enum app_phase phase, const char *msg)
     log_begin(&line, LOG_INFO, msg);
     if (phase == APP_SERVING && app->kafka) {
         const char *closed = app_closed_route(app, false);
-        log_str(&line, "kafka", closed ? closed : "open");
+        log_str(&line, "kafka", closed ? closed : app_uses_kafka(app) ? "open" : "not used");
     }
     log_end(&line);
 }
@@ -332,15 +332,26 @@ static enum err_code make_main_loop(struct app *app, struct err *err)
     return ERR_OK;
 }
 
+/* Puts the setting in front of what is wrong with it. */
+static enum err_code name_setting(const char *setting, struct err *err)
+{
+    struct err inner = *err;
+    return err_set(err, ERR_CONFIG, "%s: %.400s", setting, inner.text);
+}
+
 static enum err_code start(struct app *app, struct err *err)
 {
     const struct config *config = app_config(app);
     if (legacy_global_init() != ERR_OK || await_instance_new(&app->shared.instance) != ERR_OK)
         return err_set(err, ERR_INTERNAL, "cannot initialise libcurl or read random bytes");
-    if (!(app->loop = loop_new(err)) ||
-        !(app->listener = http_listener_new(config->listen.text, connections_allowed(config), err)) ||
-        !(app->admin_listener = http_listener_new(config->admin_listen.text, 64, err)))
+    if (!(app->loop = loop_new(err)))
         return ERR_CONFIG;
+    app->listener = http_listener_new(config->listen.text, connections_allowed(config), err);
+    if (!app->listener)
+        return name_setting("SYNCGATE_LISTEN", err);
+    app->admin_listener = http_listener_new(config->admin_listen.text, 64, err);
+    if (!app->admin_listener)
+        return name_setting("SYNCGATE_ADMIN_LISTEN", err);
     enum err_code code = make_workers(app, err);
     if (code == ERR_OK && config->kafka_brokers)
         code = start_kafka(app, err);

@@ -201,7 +201,8 @@ static void *on_begin(void *arg, struct http_request *http)
     if (reason >= 0)
         exchange_note_fallback(ex, (enum path_fallback)reason);
     if (reason >= 0 && !(worker->legacy && path_flag_has_legacy(&ex->flag)))
-        exchange_answer_error(ex, ERR_OVERLOADED, "Too many bodies are being received; this one was not");
+        exchange_answer_error(ex, ERR_OVERLOADED,
+                              "Too many request bodies are being received; this request was not executed");
     else
         begin_without_kafka(ex);
     return ex;
