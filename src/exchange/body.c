@@ -252,6 +252,7 @@ bool exchange_parse_body(struct exchange *ex, const struct json_node **ret_root)
             return false;
         if (!foreign)
             return parse_json(ex, ret_root);
+        ex->unread_body = http_request_body(ex->http).len > 0;
         return !leave_to_legacy(ex);
     }
     /* Nobody reads it, and its absence is answered 400; but where no body is needed it could not follow to legacy. */

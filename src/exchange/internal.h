@@ -79,6 +79,7 @@ struct exchange {
     bool awaits_report;     /* one-way: Kafka knows that somebody waits for delivery reports */
     bool in_flight;         /* counted in the route's bulkhead */
     bool has_json;          /* the body was read as JSON; one of another type counts as absent */
+    bool unread_body;       /* there is one that legacy would have read */
     uint64_t body_reserved; /* bytes of the body budget */
     struct path_permit route_permit, cluster_permit;
     uint64_t retry_after_ns;                /* of an answer that may be retried; 0: a second */

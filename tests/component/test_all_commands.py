@@ -372,6 +372,20 @@ def test_bad_configuration(gateway, configuration):
     assert response.status == 400 and "bodyResult" in response.json(), response
 
 
+@pytest.mark.parametrize("headers", [
+    {"Content-Type": "application/x-www-form-urlencoded"}, {"Content-Type": "application/json; charset=utf-16"},
+    {"Content-Type": "application/json", "Content-Encoding": "gzip"}], ids=str)
+def test_a_body_that_may_be_left_out_but_cannot_be_read_is_refused(all_enabled, full_service, headers):
+    """Without a legacy backend that could read it: the certificate must not be renewed for another time than the caller asks."""
+    subject = new_subject()
+    full_service.on(subject, reply_to("certificate.renewed", {}))
+    path = f"/api/certificates/{subject}/renew"
+    response = all_enabled.call("POST", path, b'{"validityDays":10}', {**headers, **bearer()})
+    assert response.status == 400 and response.json()["bodyResult"]["issues"][0]["message"] == "Required", response
+    assert full_service.commands_of(subject) == []
+    assert all_enabled.call("POST", path, b"", {**headers, **bearer(), "Content-Length": "0"}).status == 200
+
+
 @pytest.mark.parametrize("path", ["/api/users/42", "/api/organizations/42"])
 def test_an_id_that_the_command_cannot_hold_takes_legacy(gateway, all_enabled, legacy, path):
     assert gateway.call("DELETE", path, None, bearer()).status == 200
