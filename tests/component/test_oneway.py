@@ -135,6 +135,14 @@ def test_events_of_the_identity_provider(gateway, path, event_type, time_name, f
     assert value["payload"] == {"userId": USER, time_name: value["timestamp"], **fields}
 
 
+@pytest.mark.parametrize("at, told", [
+    ("2025-09-01T10:15:30.4559+02:00", RECEIVED), (RECEIVED_MS, RECEIVED), ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00.000Z"),
+    ("9998-12-31T23:59:59-23:59", "9999-01-01T23:58:59.000Z")], ids=str)
+def test_the_time_that_the_identity_provider_tells(gateway, at, told):
+    answer = gateway.call("POST", USERS + "authenticated", {"userId": USER, "authenticatedAt": at}, admin())
+    assert the_event(gateway, answer, USER_EVENTS).value["payload"]["authenticatedAt"] == told
+
+
 # --- who may ---------------------------------------------------------------------------------------------------------
 
 
@@ -164,6 +172,12 @@ def test_only_the_admin_may(gateway, path):
     (MEASUREMENTS, {"payload": None}),
     (USERS + "authenticated", {"userId": "ann"}),
     (USERS + "authenticated", {"userId": USER, "authenticatedAt": "yesterday"}),
+    # Times that could not be told in the event: it would have the gateway's in their place.
+    (USERS + "authenticated", {"userId": USER, "authenticatedAt": "2025-09-01t08:15:30Z"}),
+    (USERS + "authenticated", {"userId": USER, "authenticatedAt": "2025-09-01T08:15:30z"}),
+    (USERS + "authenticated", {"userId": USER, "authenticatedAt": "2016-12-31T23:59:60Z"}),
+    (USERS + "authenticated", {"userId": USER, "authenticatedAt": "9999-12-31T23:59:59-01:00"}),
+    (USERS + "authenticated", {"userId": USER, "authenticatedAt": "0000-01-01T00:00:00+01:00"}),
     (USERS + "registered", {"userId": USER, "email": "ann"}),
     (USERS + "profile-updated", {"userId": USER, "changes": [{}]}),
 ], ids=str)
