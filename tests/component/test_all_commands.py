@@ -314,6 +314,16 @@ def test_the_tests_know_the_topics():
     assert reply_topics(os.path.join(ROOT, "routes")) <= set(TOPICS)
 
 
+def test_the_openapi_document_has_every_status_of_the_rules():
+    """And what the gateway says when Kafka or legacy fails."""
+    with open(os.path.join(ROOT, "openapi", "openapi.json"), encoding="utf-8") as file:
+        paths = json.load(file)["paths"]
+    for route in shipped():
+        told = set(paths[route["path"]][route["method"].lower()]["responses"])
+        answers = [rule["status"] for rule in route.get("replies", []) if "status" in rule] + [501, 502, 503, 504]
+        assert {str(status) for status in answers} <= told, route["operationId"]
+
+
 @pytest.mark.parametrize("case, event_type, payload, expected", successes(ENABLED))
 def test_success(gateway, service, case, event_type, payload, expected):
     check_success(gateway, service, case, event_type, payload, expected)
