@@ -271,6 +271,7 @@ static void end_delivered(struct exchange *ex)
     struct mapping_scope scope;
     exchange_restore_body(ex);
     exchange_scope(ex, &scope);
+    scope.now_ms = clock_real_ms();
     exchange_unpark(ex, AWAIT_WON_DELIVERED);
     exchange_answer_rule(ex, &ex->route->accepted, &scope);
 }

@@ -97,6 +97,7 @@ void exchange_view_release(struct exchange_worker *worker, struct exchange_view 
 /* exchange.c */
 void exchange_set_state(struct exchange *ex, enum exchange_state state);
 struct exchange_route *exchange_route_state(const struct exchange *ex);
+/* Its time is the command's. */
 void exchange_scope(const struct exchange *ex, struct mapping_scope *scope);
 /* Whether the awaiter table has it. */
 static inline bool exchange_waits(const struct exchange *ex)

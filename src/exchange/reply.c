@@ -192,6 +192,7 @@ static enum ops_reply finish(struct exchange *ex, const struct kafka_record *rec
         return unusable(ex, record, OPS_REPLY_MISMATCHED);
     exchange_restore_body(ex);
     exchange_scope(ex, &scope);
+    scope.now_ms = clock_real_ms();
     scope.reply = has_body ? doc : NULL;
     scope.reply_header = reply_header;
     scope.reply_header_arg = record;

@@ -4,6 +4,7 @@ reply. A route that is disabled leaves its requests to legacy, and works when on
 import itertools
 import json
 import os
+import time
 
 import pytest
 
@@ -11,7 +12,7 @@ from contract import check_command
 from gateway import Gateway, copy_routes, reply_topics
 from legacy_stub import LegacyStub
 from process import ROOT
-from service import ALL_COMMANDS, TOPICS, Service, answer, envelope, reply_headers
+from service import ALL_COMMANDS, TOPICS, Service, answer, envelope, now_text, reply_headers
 from tokens import USER, bearer
 
 pytestmark = pytest.mark.once  # much of the same way, little of threads
@@ -411,6 +412,27 @@ def test_with_the_flag_off_everything_is_legacys(stoppable, legacy):
     for case in ENABLED + DISABLED:
         path = fill(case.path, subject)
         check_answer(call(off, case, subject, {}), 200, {"legacy": True, "path": path})
+
+
+def test_now_is_the_time_of_the_answer(stoppable):
+    """A certificate is not renewed before the service says so."""
+    def change(route):
+        if route["operationId"] == "renewCertificate":
+            for rule in route["replies"]:
+                if rule["status"] == 200:
+                    rule["body"] = {"sent": "${reply.sent}", "now": "${nowMs}"}
+
+    gateway = stoppable(Gateway(copy_routes(change), KAFKA_BROKERS="embedded", FEATURE_KAFKA_EVENTS="only"))
+    with Service(gateway.bootstrap(), topics=ALL_COMMANDS) as service:
+        def reply(service, command):
+            while now_text() <= command.value["timestamp"]:
+                pass  # the clock has not moved since
+            service.send(envelope("certificate.renewed", command.id, {}, sent=int(time.time() * 1000)),
+                         topic="certificate.events.v1")
+
+        service.default = reply
+        response = gateway.call("POST", "/api/certificates/c-1/renew", None, bearer())
+        assert response.status == 200 and response.json()["now"] >= response.json()["sent"], response
 
 
 def test_topics_have_other_names(stoppable):
