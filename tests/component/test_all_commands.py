@@ -416,6 +416,20 @@ def test_with_the_flag_off_everything_is_legacys(stoppable, legacy):
         check_answer(call(off, case, subject, {}), 200, {"legacy": True, "path": path})
 
 
+def test_a_failure_event_is_a_rule_like_any_other(stoppable):
+    """Of a service that tells of failures by events alone."""
+    def change(route):
+        if route["operationId"] == "deleteUser":
+            route["replies"].append({"topic": "user.events.v1", "eventType": "user.deletion.failed", "status": 409,
+                                     "body": {"message": "${reply.payload.reason}"}})
+
+    gateway = stoppable(Gateway(copy_routes(change), KAFKA_BROKERS="embedded", FEATURE_KAFKA_EVENTS="only"))
+    subject = new_subject()
+    with Service(gateway.bootstrap(), topics=ALL_COMMANDS) as service:
+        service.on(subject, answer(lambda command: envelope("user.deletion.failed", command.id, {"reason": "owns devices"})))
+        check_answer(gateway.call("DELETE", f"/api/users/{subject}", None, bearer()), *plain(409, "owns devices"))
+
+
 def test_now_is_the_time_of_the_answer(stoppable):
     """A certificate is not renewed before the service says so."""
     def change(route):

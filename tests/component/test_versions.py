@@ -184,13 +184,15 @@ def of_no_rule(command):
 @pytest.mark.parametrize("reason, make, key", [
     ("invalid", lambda command: b'{"eventType":', b"a key"),
     ("invalid", lambda command: b"\xff\xfe\x00 not even text", b"\x00\xff"),
+    ("invalid", lambda command: b"[" * 65 + b"]" * 65, None),
+    ("invalid", lambda command: b"[" + b"0," * 65535 + b"0]", None),
     ("invalid", lambda command: b"", None),
     ("invalid", lambda command: None, b"tombstone"),
     ("mismatched", other_id, None),
     ("unknown_version", of_version, b"GH"),
     ("invalid_schema", without_device, b"GH"),
     ("unmapped", of_no_rule, b"GH"),
-], ids=["cut", "no text", "empty", "tombstone", "other id", "version", "schema", "no rule"])
+], ids=["cut", "no text", "deep", "many values", "empty", "tombstone", "other id", "version", "schema", "no rule"])
 def test_a_dead_letter_is_the_reply_as_it_came(gateway, service, letters, device_id, reason, make, key):
     wait = in_thread(gateway.bind, device_id)
     command = service.wait_command(device_id)
