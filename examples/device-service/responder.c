@@ -61,6 +61,18 @@ static const char *text_of(const json_t *object, const char *key)
     return json_string_value(json_object_get(object, key));
 }
 
+/* NULL also when its bytes are no text, which no JSON could hold. */
+static const char *text_header(const rd_kafka_headers_t *headers, const char *name)
+{
+    size_t len;
+    const char *value = reply_header(headers, name, &len);
+    json_t *text = value ? json_stringn(value, len) : NULL;
+    if (!text)
+        return NULL;
+    json_decref(text);
+    return value;
+}
+
 /* False: not a command of ours, or one that cannot even be answered. */
 static bool command_parse(struct command *command, const rd_kafka_message_t *msg)
 {
@@ -74,7 +86,7 @@ static bool command_parse(struct command *command, const rd_kafka_message_t *msg
     if (!type)
         type = reply_header(command->headers, "event-type", &len);
     if (!command->id)
-        command->id = reply_header(command->headers, "correlation-id", &len);
+        command->id = text_header(command->headers, "correlation-id");
     command->is_unbind = type && strcmp(type, "device.command.unbind") == 0;
     if (!type || !command->id || !*command->id || strlen(command->id) >= EXECUTED_ID_SIZE)
         return false;

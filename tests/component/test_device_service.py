@@ -14,6 +14,11 @@ import subprocess
 
 import jwt
 import pytest
+from confluent_kafka import Producer
+
+from device_service import DeviceService
+from gateway import Gateway
+from service import COMMANDS
 
 BUILD = os.environ.get("TEST_BUILD", str(pathlib.Path(__file__).parents[2] / "build"))
 BINARY = os.path.join(BUILD, "examples", "device-service", "device-service")
@@ -574,3 +579,18 @@ def test_bad_options(args):
 def test_busy_port(service):
     result = subprocess.run([BINARY, "--listen", f"127.0.0.1:{service.port}"], capture_output=True, text=True, timeout=10)
     assert result.returncode == 1 and "cannot listen" in result.stderr
+
+
+# --- the Kafka side, as far as no gateway would make it --------------------------------------------------------------
+
+
+def test_a_record_whose_id_is_no_text_stops_nobody(stoppable):
+    """Its offset would not be committed: the service would end again as often as it is started."""
+    gateway = stoppable(Gateway(KAFKA_BROKERS="embedded", FEATURE_KAFKA_EVENTS="only"))
+    stoppable(DeviceService(gateway.bootstrap(), devices=1))
+    producer = Producer({"bootstrap.servers": gateway.bootstrap(), "log_level": 0})
+    for partition in range(len(producer.list_topics(COMMANDS, timeout=10).topics[COMMANDS].partitions)):
+        producer.produce(COMMANDS, b"{}", partition=partition, headers=[("correlation-id", b"\xff\xfe"),
+                                                                        ("event-type", b"device.command.bind")])
+    assert producer.flush(20) == 0
+    assert gateway.bind("GH-1").status == 200
