@@ -63,18 +63,17 @@ void app_gather_freep(struct app_gather **gather)
 
 /* ---- health ---- */
 
-const char *app_closed_route(const struct app *app, bool only)
+bool app_closed_route(const struct app *app, bool only, struct exchange_closed *ret_closed)
 {
     const struct exchange_plan *plan = app->plan;
     for (size_t i = 0; i < plan->routes->count; i++) {
         struct path_flag flag = exchange_route_flag(&plan->states[i]);
         if (!path_flag_needs_kafka(&flag) || (only && path_flag_has_legacy(&flag)))
             continue;
-        const char *closed = exchange_route_closed(&app->shared, plan, &plan->routes->routes[i]);
-        if (closed)
-            return closed;
+        if (exchange_route_closed(&app->shared, plan, &plan->routes->routes[i], ret_closed))
+            return true;
     }
-    return NULL;
+    return false;
 }
 
 bool app_uses_kafka(const struct app *app)
@@ -89,17 +88,18 @@ bool app_uses_kafka(const struct app *app)
 
 static size_t health_checks(const struct app *app, struct ops_check checks[3])
 {
-    const char *closed = app_closed_route(app, true), *any_closed = app_closed_route(app, false);
-    bool leaving = app->phase >= APP_LEAVING;
+    struct exchange_closed closed;
+    bool is_closed = app_closed_route(app, true, &closed), leaving = app->phase >= APP_LEAVING;
     checks[0] = (struct ops_check){.name = "running", .ok = !leaving};
     snprintf(checks[0].detail, sizeof(checks[0].detail), "%s",
              leaving ? "shutting down" : "accepting requests");
-    checks[1] = (struct ops_check){.name = "kafka", .ok = !closed};
-    snprintf(checks[1].detail, sizeof(checks[1].detail), "%s",
-             closed                ? closed
-             : any_closed          ? any_closed /* legacy serves meanwhile */
-             : app_uses_kafka(app) ? "reading all reply topics"
-                                   : "not used");
+    checks[1] = (struct ops_check){.name = "kafka", .ok = !is_closed};
+    if (is_closed || app_closed_route(app, false, &closed)) /* the latter: legacy serves meanwhile */
+        snprintf(checks[1].detail, sizeof(checks[1].detail), "%s%s%.*s", closed.why,
+                 closed.topic.ptr ? ": " : "", (int)closed.topic.len, closed.topic.ptr);
+    else
+        snprintf(checks[1].detail, sizeof(checks[1].detail), "%s",
+                 app_uses_kafka(app) ? "reading all reply topics" : "not used");
     /* A start does not send its first requests to legacy only because positions take a moment to look up. */
     checks[2] = (struct ops_check){.name = "start", .ok = app->phase != APP_STARTING};
     snprintf(checks[2].detail, sizeof(checks[2].detail), "%s",

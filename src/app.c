@@ -190,8 +190,11 @@ static void set_phase(struct app *app, enum app_phase phase, const char *msg)
     struct log_line line;
     log_begin(&line, LOG_INFO, msg);
     if (phase == APP_SERVING && app->kafka) {
-        const char *closed = app_closed_route(app, false);
-        log_str(&line, "kafka", closed ? closed : app_uses_kafka(app) ? "open" : "not used");
+        struct exchange_closed closed = {.why = app_uses_kafka(app) ? "open" : "not used"};
+        (void)app_closed_route(app, false, &closed);
+        log_str(&line, "kafka", closed.why);
+        if (closed.topic.ptr)
+            log_span(&line, "topic", closed.topic);
     }
     log_end(&line);
 }
@@ -264,10 +267,12 @@ static void on_tick(struct loop_timer *timer)
 {
     struct app *app = SG_CONTAINER_OF(timer, struct app, tick);
     uint64_t now_ns = loop_now_ns(app->loop), in_phase_ns = now_ns - app->phase_ns, wait_ns = TICK_NS;
+    struct exchange_closed closed;
     switch (app->phase) {
     case APP_STARTING:
         (void)app_reload_step(app); /* it may mend what the start waits for */
-        if (!app_closed_route(app, false) || (in_phase_ns >= START_GRACE_NS && !app_closed_route(app, true)))
+        if (!app_closed_route(app, false, &closed) ||
+            (in_phase_ns >= START_GRACE_NS && !app_closed_route(app, true, &closed)))
             set_phase(app, APP_SERVING, "ready");
         break;
     case APP_SERVING:

@@ -158,8 +158,8 @@ void app_admin_answer(struct admin_call *call, int status, struct span type, str
 /* {"message":...,"statusCode":...} */
 void app_admin_refuse(struct admin_call *call, int status, const char *message);
 /* Why Kafka is closed for the first route of which it is: among those that have no other path (only), or among all that use
- * it. NULL: it is open. */
-const char *app_closed_route(const struct app *app, bool only);
+ * it. False: it is open, *ret_closed is not set. */
+bool app_closed_route(const struct app *app, bool only, struct exchange_closed *ret_closed);
 /* Whether a route's flag takes any call to Kafka. */
 bool app_uses_kafka(const struct app *app);
 /* Whether the gateway should get traffic; *ret_why names the first check that fails. */

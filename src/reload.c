@@ -156,12 +156,13 @@ void app_reload(struct app *app)
 static bool topics_are_ready(const struct app *app)
 {
     const struct exchange_plan *plan = app->next_plan;
+    struct exchange_closed closed;
     if (!app->kafka || !kafka_is_reachable(app->kafka))
         return true;
     for (size_t i = 0; i < plan->routes->count; i++) {
         struct path_flag flag = exchange_route_flag(&plan->states[i]);
         if (path_flag_needs_kafka(&flag) &&
-            exchange_route_closed(&app->shared, plan, &plan->routes->routes[i]))
+            exchange_route_closed(&app->shared, plan, &plan->routes->routes[i], &closed))
             return false;
     }
     return true;

@@ -114,9 +114,15 @@ void exchange_plan_unrefp(struct exchange_shared *shared, struct exchange_plan *
 /* A flag. It decides for calls that begin after it was set. Thread: any. */
 struct path_flag exchange_route_flag(const struct exchange_route *route);
 void exchange_route_set_flag(struct exchange_route *route, const struct path_flag *flag);
-/* Why a route's Kafka path is closed right now, breakers apart; NULL: it is open. Thread: any. */
-const char *exchange_route_closed(const struct exchange_shared *shared, const struct exchange_plan *plan,
-                                  const struct route *route);
+/* Why a route's Kafka path is closed right now, breakers apart. Borrows from the plan. */
+struct exchange_closed {
+    const char *why;   /* for people */
+    struct span topic; /* which one it is about; ptr NULL: none */
+    enum path_fallback reason;
+};
+/* False: it is open, *ret_closed is not set. Thread: any. */
+bool exchange_route_closed(const struct exchange_shared *shared, const struct exchange_plan *plan,
+                           const struct route *route, struct exchange_closed *ret_closed);
 
 /* ---- breakers. Thread: any. Locks: takes the breaker's ---- */
 

@@ -103,8 +103,7 @@ enum err_code kafka_add_reply_topics(struct kafka *kafka, const struct span *nam
                                      uint32_t *ret_index) SG_NODISCARD;
 enum err_code kafka_add_command_topics(struct kafka *kafka, const struct span *names, size_t count,
                                        uint32_t *ret_index) SG_NODISCARD;
-/* Whether commands may be produced to it: the producer knows the topic. Always true of those given to kafka_new(), which
- * need not exist in the cluster; an added one must have been seen there once, and stays ready. Thread: any. */
+/* Whether commands may be produced to it: the topic has been seen in the cluster once. It stays ready. Thread: any. */
 bool kafka_command_topic_is_ready(const struct kafka *kafka, uint32_t command_topic);
 
 /* ---- commands ---- */
@@ -123,8 +122,8 @@ struct kafka_command {
     uint64_t handle; /* comes back in on_delivery */
 };
 /* Hands a command to librdkafka, which copies it. ERR_OK: exactly one on_delivery follows on the handle's loop. Otherwise it
- * certainly is not in Kafka and nothing follows: ERR_KAFKA_QUEUE_FULL, ERR_KAFKA_TOO_LARGE, ERR_KAFKA_UNAVAILABLE (also for
- * a topic that is not ready). Never blocks. Thread: any. */
+ * certainly is not in Kafka and nothing follows: ERR_KAFKA_QUEUE_FULL, ERR_KAFKA_TOO_LARGE, ERR_KAFKA_TOPIC (missing; also one
+ * that is not ready), ERR_KAFKA_UNAVAILABLE. Never blocks. Thread: any. */
 enum err_code kafka_produce(struct kafka *kafka, const struct kafka_command *command) SG_NODISCARD;
 
 #define KAFKA_FORWARD_BYTES_MAX ((uint64_t)8 << 20) /* forwarded and not yet reported */

@@ -54,6 +54,7 @@ const char *path_taken_name(enum path_taken taken);
     X(PATH_FALLBACK_CONTENT_TYPE, "content_type")   /* a body that only the legacy backend reads */    \
     X(PATH_FALLBACK_UNREACHABLE, "unreachable")     /* no broker can be reached */                     \
     X(PATH_FALLBACK_NO_POSITION, "no_position")     /* a reply topic of the route is not being read */ \
+    X(PATH_FALLBACK_NO_TOPIC, "no_topic")           /* the cluster lacks the route's command topic */  \
     X(PATH_FALLBACK_QUEUE_FULL, "queue_full")       /* librdkafka's queue refused it */                \
     X(PATH_FALLBACK_TOO_LARGE, "too_large")         /* larger than message.max.bytes */                \
     X(PATH_FALLBACK_NOT_PERSISTED, "not_persisted") /* the delivery report says so */                  \

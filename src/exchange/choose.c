@@ -115,9 +115,9 @@ static bool is_closed(struct exchange *ex, enum path_fallback *ret_reason)
 {
     struct exchange_shared *shared = ex->worker->shared;
     exchange_cluster_observe(shared, ex->worker->view->plan); /* main looks only now and then */
-    if (exchange_route_closed(shared, ex->view->plan, ex->route)) {
-        bool reachable = shared->kafka && kafka_is_reachable(shared->kafka);
-        *ret_reason = reachable ? PATH_FALLBACK_NO_POSITION : PATH_FALLBACK_UNREACHABLE;
+    struct exchange_closed closed;
+    if (exchange_route_closed(shared, ex->view->plan, ex->route, &closed)) {
+        *ret_reason = closed.reason;
         return true;
     }
     return exchange_breaker_refuses(ex, ret_reason);

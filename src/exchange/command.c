@@ -244,11 +244,10 @@ void exchange_send_command(struct exchange *ex)
     struct exchange_shared *shared = ex->worker->shared;
     enum path_fallback reason;
     exchange_cluster_observe(shared, ex->worker->view->plan); /* a breaker goes by the newest settings */
-    if (exchange_route_closed(shared, ex->view->plan, ex->route)) {
-        bool reachable = shared->kafka && kafka_is_reachable(shared->kafka);
+    struct exchange_closed closed;
+    if (exchange_route_closed(shared, ex->view->plan, ex->route, &closed)) {
         (void)exchange_breaker_refuses(ex, &reason); /* open for the same cause, it knows when to come back */
-        exchange_fall_back(ex, reachable ? PATH_FALLBACK_NO_POSITION : PATH_FALLBACK_UNREACHABLE,
-                           ERR_KAFKA_UNAVAILABLE);
+        exchange_fall_back(ex, closed.reason, ERR_KAFKA_UNAVAILABLE);
         return;
     }
     if (!exchange_breaker_ask(ex, &reason)) {

@@ -295,20 +295,34 @@ void exchange_plan_unrefp(struct exchange_shared *shared, struct exchange_plan *
         plan_free(plan);
 }
 
-const char *exchange_route_closed(const struct exchange_shared *shared, const struct exchange_plan *plan,
-                                  const struct route *route)
+static bool closed(struct exchange_closed *ret, enum path_fallback reason, const char *why, struct span topic)
 {
-    if (!shared->kafka)
-        return "Kafka is not configured";
-    if (!kafka_is_reachable(shared->kafka))
-        return "no Kafka broker can be reached";
-    for (size_t i = 0; i < route->reply_topic_count; i++)
-        if (!kafka_topic_has_position(shared->kafka, plan->reply_topic_ids[route->reply_topics[i]]))
-            return "a reply topic is not being read yet";
+    *ret = (struct exchange_closed){.why = why, .topic = topic, .reason = reason};
+    return true;
+}
+
+bool exchange_route_closed(const struct exchange_shared *shared, const struct exchange_plan *plan,
+                           const struct route *route, struct exchange_closed *ret_closed)
+{
+    const struct kafka *kafka = shared->kafka;
+    const struct span none = {NULL, 0};
+    if (!kafka)
+        return closed(ret_closed, PATH_FALLBACK_UNREACHABLE, "Kafka is not configured", none);
+    if (!kafka_is_reachable(kafka))
+        return closed(ret_closed, PATH_FALLBACK_UNREACHABLE, "no Kafka broker can be reached", none);
+    for (size_t i = 0; i < route->reply_topic_count; i++) {
+        uint32_t topic = route->reply_topics[i];
+        if (!kafka_topic_has_position(kafka, plan->reply_topic_ids[topic]))
+            return closed(ret_closed, PATH_FALLBACK_NO_POSITION, "a reply topic is not being read yet",
+                          span_of(plan->reply_topic_names[topic]));
+    }
     if (plan->address_id != EXCHANGE_NO_ADDRESS && route->rule_count &&
-        !kafka_topic_has_position(shared->kafka, plan->address_id))
-        return "the reply address of this instance is not being read yet";
-    if (!kafka_command_topic_is_ready(shared->kafka, plan->states[route->index].command_topic))
-        return "the command topic is not prepared yet";
-    return NULL;
+        !kafka_topic_has_position(kafka, plan->address_id))
+        return closed(ret_closed, PATH_FALLBACK_NO_POSITION,
+                      "the reply address of this instance is not being read yet",
+                      span_of(plan->config->reply_topic));
+    if (!kafka_command_topic_is_ready(kafka, plan->states[route->index].command_topic))
+        return closed(ret_closed, PATH_FALLBACK_NO_TOPIC, "a command topic is not there yet",
+                      route->command.topic);
+    return false;
 }

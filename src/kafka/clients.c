@@ -280,8 +280,6 @@ static enum err_code topics_new(struct kafka *kafka, const struct kafka_settings
     if (code == ERR_OK)
         code =
             names_new(&kafka->command_topics, settings->command_topics, settings->command_topic_count, err);
-    for (size_t i = 0; code == ERR_OK && i < settings->command_topic_count; i++)
-        atomic_init(&kafka->commands[i].ready, true);
     return code;
 }
 
@@ -407,7 +405,7 @@ enum err_code kafka_translate_produce(rd_kafka_resp_err_t code)
     case RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE:
         return ERR_KAFKA_TOO_LARGE;
     default:
-        return ERR_KAFKA_UNAVAILABLE;
+        return kafka_is_of_topic(code) ? ERR_KAFKA_TOPIC : ERR_KAFKA_UNAVAILABLE;
     }
 }
 
@@ -415,7 +413,7 @@ enum err_code kafka_produce(struct kafka *kafka, const struct kafka_command *com
 {
     SG_ASSERT(command->header_count <= HEADERS_MAX);
     if (!kafka_command_topic_is_ready(kafka, command->topic))
-        return ERR_KAFKA_UNAVAILABLE;
+        return ERR_KAFKA_TOPIC;
     rd_kafka_headers_t *headers = rd_kafka_headers_new(command->header_count);
     for (size_t i = 0; i < command->header_count; i++) {
         const struct kafka_header *header = &command->headers[i];

@@ -56,7 +56,7 @@ enum err_code kafka_forward(struct kafka *kafka, uint32_t command_topic, const s
 {
     const rd_kafka_message_t *message = record->message;
     if (!kafka_command_topic_is_ready(kafka, command_topic))
-        return ERR_KAFKA_UNAVAILABLE;
+        return ERR_KAFKA_TOPIC;
     rd_kafka_headers_t *joined = join_headers(message, headers, header_count);
     uint64_t size = OVERHEAD + message->len + message->key_len + headers_size(joined);
     if (!take_room(kafka, size)) {

@@ -154,6 +154,8 @@ enum err_code kafka_translate_produce(rd_kafka_resp_err_t code);
 enum err_code kafka_embedded_start(struct kafka *kafka, struct err *err);
 void kafka_embedded_stop(struct kafka *kafka);
 /* reader.c */
+/* Refused because of the topic: the cluster is well. */
+bool kafka_is_of_topic(rd_kafka_resp_err_t code);
 void *kafka_reader_main(void *arg);
 void kafka_on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *message, void *opaque);
 /* Posts what the outboxes hold. Thread: replies, or main after the reader ended. */

@@ -98,8 +98,7 @@ static bool is_certain(const struct kafka *kafka, const rd_kafka_message_t *mess
            message->err != RD_KAFKA_RESP_ERR_UNKNOWN && message->err != RD_KAFKA_RESP_ERR_KAFKA_STORAGE_ERROR;
 }
 
-/* Refused because of the topic: the cluster is well. */
-static bool is_of_topic(rd_kafka_resp_err_t code)
+bool kafka_is_of_topic(rd_kafka_resp_err_t code)
 {
     switch (code) {
     case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
@@ -130,7 +129,7 @@ void kafka_on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *message, void *
         delivery = certain ? KAFKA_NOT_PERSISTED : KAFKA_UNCERTAIN;
         code = !certain                                               ? ERR_KAFKA_UNCERTAIN
                : message->err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE ? ERR_KAFKA_TOO_LARGE
-               : is_of_topic(message->err)                            ? ERR_KAFKA_TOPIC
+               : kafka_is_of_topic(message->err)                      ? ERR_KAFKA_TOPIC
                                                                       : ERR_KAFKA_NOT_PERSISTED;
     }
     atomic_fetch_add_explicit(delivery == KAFKA_DELIVERED       ? &kafka->delivered

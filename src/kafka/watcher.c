@@ -175,7 +175,7 @@ static void rest(struct kafka *kafka, int64_t wait_ms)
 void *kafka_watcher_main(void *arg)
 {
     struct kafka *kafka = arg;
-    bool warm = false;
+    bool warm = true; /* what the producer has yet to learn is not asked for twice */
     while (!atomic_load(&kafka->stopping)) {
         bool replaced = kafka_producer_replace(kafka);
         if (replaced)

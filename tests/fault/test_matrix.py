@@ -26,7 +26,7 @@ LANES = {
     "one message": {"KAFKA_QUEUE_BUFFERING_MAX_MESSAGES": 1},
     "small messages": {"KAFKA_MESSAGE_MAX_BYTES": CLIENT_LIMIT},
     "forbidden": {"topic": FORBIDDEN},
-    "no topic": {"topic": ABSENT},
+    "no topic": {"topic": ABSENT, "missing": True},
     "no legacy": {"legacy_down": True},
 }
 
@@ -182,7 +182,7 @@ ROWS = [
     Row("broker down", "as the call comes", certain({"unreachable", "not_persisted"}, NOT_PERSISTED_S), broker_just_gone),
     Row("partition without leader", "before the call", certain("not_persisted", NOT_PERSISTED_S, 0.5), no_leader),
     Row("queue full", "at the hand-over", certain("queue_full"), act=with_full_queue, lane="one message"),
-    Row("topic missing", "at the hand-over", certain({"not_persisted", "unreachable"}, NOT_PERSISTED_S), lane="no topic"),
+    Row("topic missing", "before the call", certain("no_topic"), lane="no topic"),
     Row("message too large", "for the client", certain("too_large"), lane="small messages",
         headers={"Idempotency-Key": "k" * CLIENT_LIMIT}),
     Row("message too large", "for the broker", certain("too_large"), headers=BIG),

@@ -19,7 +19,7 @@ from tokens import USER, bearer
 
 PATH = "/api/webhooks/mqtt/messages"
 ABSENT = "absent.events.v1"
-LANES = {"usual": {}, "idempotent": {"KAFKA_ENABLE_IDEMPOTENCE": "true"}, "no topic": {"topic": ABSENT},
+LANES = {"usual": {}, "idempotent": {"KAFKA_ENABLE_IDEMPOTENCE": "true"}, "no topic": {"topic": ABSENT, "missing": True},
          "no legacy": {"legacy_down": True}}
 
 ACCEPTED = Expect(202, "kafka", commands=1, uncertain=False)
@@ -98,7 +98,7 @@ ROWS = [
     Row("broker down", "before the call", certain("unreachable"), broker_down),
     Row("broker down", "as the call comes", certain({"unreachable", "not_persisted"}, NOT_PERSISTED_S),
         lambda lane, _: lane.proxy.down()),
-    Row("topic missing", "at the hand-over", certain({"not_persisted", "unreachable"}, NOT_PERSISTED_S), lane="no topic"),
+    Row("topic missing", "before the call", certain("no_topic"), lane="no topic"),
     Row("topic authorization", "refused", certain("not_persisted"), on_produce(error=TOPIC_AUTHORIZATION_FAILED, times=1)),
     Row("too large", "said by the broker", certain("too_large"), on_produce(error=MESSAGE_TOO_LARGE)),
     Row("legacy down", "broker down, too", {"true": Expect(502, "legacy", code="LEGACY_UNREACHABLE",

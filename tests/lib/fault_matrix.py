@@ -108,7 +108,7 @@ class Lane:
     def __init__(self, world, kind, mode):
         self.world, self.mode, self.kind = world, mode, kind
         settings = dict(world.lanes[kind])
-        topic = settings.pop("topic", None)
+        topic, missing = settings.pop("topic", None), settings.pop("missing", False)
         legacy_down = settings.pop("legacy_down", False)
         self.legacy = LegacyStub()
         self.legacy.respond = self._legacy_answer
@@ -123,9 +123,12 @@ class Lane:
         legacy_url = f"http://127.0.0.1:{free_port()}" if legacy_down else self.legacy.url
         self.gateway = Gateway(
             copy_routes(change), KAFKA_BROKERS=None if mode == "false" else self.proxy.bootstrap,
-            FEATURE_KAFKA_EVENTS=mode, LEGACY_URL=None if mode == "only" else legacy_url, SYNCGATE_LOOPS=1,
+            wait_ready=not missing, FEATURE_KAFKA_EVENTS=mode, LEGACY_URL=None if mode == "only" else legacy_url, SYNCGATE_LOOPS=1,
             KAFKA_MESSAGE_TIMEOUT=f"{MESSAGE_TIMEOUT_S}s", LEGACY_TIMEOUT=f"{int(LEGACY_TIMEOUT_S * 1000)}ms",
             **{**WITHOUT_BREAKER, **settings})
+        if missing:
+            self.gateway.wait_log("command topic is not there yet", topic=topic)
+            self.gateway.wait_kafka()
         self.reaches_kafka = mode != "false" and not topic
         self.devices, self.statuses, self.expected = {}, {}, {}  # by cell
         self.replies_before = {}
@@ -271,7 +274,7 @@ class Lane:
 
 class World:
     """Runs cells in the background; outcome(cell) waits for it and raises what went wrong. lanes: settings by kind of lane
-    (`topic` and `legacy_down` are not the gateway's). topics: where commands go. width: lanes for one kind and mode."""
+    (`topic`, `missing` and `legacy_down` are not the gateway's). topics: where commands go. width: lanes for one kind and mode."""
 
     lane_class = Lane
 

@@ -19,7 +19,7 @@ from event_stream import EventStream
 from events import read_records
 from gateway import Gateway, copy_routes
 from process import eventually
-from service import COMMANDS, RESPONSES, TOPICS, Service, bind_response, envelope, reply_headers
+from service import COMMANDS, RESPONSES, TOPICS, Service, answer, bind_response, envelope, reply_headers
 from tokens import bearer
 
 TIMEOUT_MS = 4000
@@ -344,6 +344,37 @@ def test_partitions_added_to_a_command_topic(own_kafka, stoppable):
 
         eventually(reached, "commands in the new partitions", 30)
     assert time.monotonic() - started < 30
+
+
+def test_a_missing_command_topic_is_its_routes_own_trouble(own_kafka, stoppable, device_id):
+    """Its calls go to legacy at once, nothing else is touched, everybody is told which topic it is, and it is used when it comes."""
+
+    def missing(route):
+        short_timeout(route)
+        if route["operationId"] == "bindDeviceQR":
+            route["command"]["topic"] = "late.commands.v1"
+
+    device = stoppable(DeviceService(own_kafka.bootstrap))
+    gateway = stoppable(Gateway(copy_routes(missing), KAFKA_BROKERS=own_kafka.bootstrap, FEATURE_KAFKA_EVENTS="true",
+                                LEGACY_URL=device.url))
+    assert gateway.wait_log("ready")["topic"] == "late.commands.v1"
+    gateway.wait_log("command topic is not there yet", topic="late.commands.v1", reason="UNKNOWN_TOPIC_OR_PART")
+    health = gateway.admin_get("/health/ready")
+    assert health.status == 200 and "a command topic is not there yet: late.commands.v1" in health.body.decode()
+    for _ in range(30):  # a breaker would open after 20
+        name = device.register(f"GH-{uuid.uuid4()}")
+        assert gateway.bind(name).status == 200
+        assert gateway.unbind(name).status == 200
+    metrics = gateway.metrics()
+    assert metrics.sum("syncgate_fallbacks_total", reason="no_topic") == metrics.sum("syncgate_fallbacks_total") == 30
+    breakers = json.loads(gateway.admin_get("/admin/breakers").body)["breakers"]
+    assert {(breaker["state"], breaker["produceFailures"]) for breaker in breakers} == {("closed", 0)}
+    own_kafka.create_topics("late.commands.v1")
+    gateway.wait_log("command topic is known", topic="late.commands.v1")
+    with Service(own_kafka.bootstrap, topics=("late.commands.v1",)) as service:
+        service.on(device_id, answer(bind_response))
+        bound = gateway.bind(device_id)
+        assert bound.status == 200 and bound.header("X-Correlation-Id") == service.wait_command(device_id).id
 
 
 def test_event_stream_outlives_its_broker(own_kafka, stoppable, device_id):

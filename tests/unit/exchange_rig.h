@@ -234,8 +234,9 @@ static void rig_start_kafka(void)
     rig.shared.kafka = rig.kafka;
     assert_int_equal(exchange_plan_bind(&rig.shared, rig.plan), ERR_OK);
     assert_int_equal(kafka_start(rig.kafka), ERR_OK);
+    struct exchange_closed closed;
     for (size_t i = 0; i < rig.plan->routes->count; i++)
-        while (exchange_route_closed(&rig.shared, rig.plan, &rig.plan->routes->routes[i]))
+        while (exchange_route_closed(&rig.shared, rig.plan, &rig.plan->routes->routes[i], &closed))
             loop_turn(rig.loop, 5);
 }
 

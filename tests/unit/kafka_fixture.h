@@ -147,6 +147,7 @@ static inline void fixture_fini(struct fixture *fx)
 struct options {
     const char *brokers; /* NULL: the mock cluster's */
     bool embedded;
+    bool early; /* fixture_start() does not wait for the command topic */
     const struct kafka_property *properties;
     size_t property_count;
     uint32_t message_timeout_ms; /* 0: 5 s */
@@ -193,15 +194,6 @@ static inline struct kafka *fixture_new(struct fixture *fx, const struct options
     return kafka;
 }
 
-static inline void fixture_start(struct fixture *fx, const struct options *options)
-{
-    struct err err;
-    fx->kafka = fixture_new(fx, options, &err);
-    if (!fx->kafka)
-        fail_msg("%s", err.text);
-    assert_int_equal(kafka_start(fx->kafka), ERR_OK);
-}
-
 /* Turns the loops until `condition` holds; the test fails when it does not in WAIT_MS. */
 #define WAIT_FOR(fx, condition)                                                               \
     do {                                                                                      \
@@ -212,6 +204,18 @@ static inline void fixture_start(struct fixture *fx, const struct options *optio
             turn(fx);                                                                         \
         }                                                                                     \
     } while (0)
+
+/* Returns when commands may be produced. */
+static inline void fixture_start(struct fixture *fx, const struct options *options)
+{
+    struct err err;
+    fx->kafka = fixture_new(fx, options, &err);
+    if (!fx->kafka)
+        fail_msg("%s", err.text);
+    assert_int_equal(kafka_start(fx->kafka), ERR_OK);
+    if (!options->early)
+        WAIT_FOR(fx, kafka_command_topic_is_ready(fx->kafka, 0));
+}
 
 static inline void wait_position(struct fixture *fx)
 {

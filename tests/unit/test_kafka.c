@@ -249,7 +249,7 @@ static void test_no_reply_is_missed_at_the_start(void **state)
     rd_kafka_mock_topic_create(fx.cluster, REPLIES, 4, 1);
     rd_kafka_t *service = service_new(rd_kafka_mock_cluster_bootstraps(fx.cluster), RD_KAFKA_PRODUCER);
     for (unsigned round = 1; round <= 20; round++) {
-        fixture_start(&fx, &(struct options){0});
+        fixture_start(&fx, &(struct options){.early = true});
         assert_false(kafka_topic_has_position(fx.kafka, 0));
         fx.reply_count = 0;
         atomic_store(&fx.wanted, 0);

@@ -254,7 +254,7 @@ static void test_position_outlives_the_broker(void **state)
     rd_kafka_t *service = service_new(rd_kafka_mock_cluster_bootstraps(fx.cluster), RD_KAFKA_PRODUCER);
     service_reply(service, REPLIES, 0, 1, 1, "before");
     rd_kafka_mock_broker_set_down(fx.cluster, -1);
-    start_with(NULL, 0, 0);
+    fixture_start(&fx, &(struct options){.early = true});
     WAIT_FOR(&fx, !kafka_is_reachable(fx.kafka));
     assert_false(kafka_topic_has_position(fx.kafka, 0));
     rd_kafka_mock_broker_set_up(fx.cluster, -1);
@@ -272,7 +272,8 @@ static void test_position_outlives_the_broker(void **state)
 static void test_stop_without_a_broker(void **state)
 {
     (void)state;
-    fixture_start(&fx, &(struct options){.brokers = "127.0.0.1:1"});
+    start_with(NULL, 0, 0);
+    rd_kafka_mock_broker_set_down(fx.cluster, -1);
     WAIT_FOR(&fx, !kafka_is_reachable(fx.kafka));
     assert_int_equal(send_command(&fx, 1, "key"), ERR_OK);
     uint64_t start_ns = clock_mono_ns();

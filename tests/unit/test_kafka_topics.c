@@ -247,10 +247,10 @@ static void test_added_to_the_embedded_broker(void **state)
 
 /* ---- command topics ---- */
 
-static void expect_unavailable(uint32_t topic, unsigned n)
+static void expect_missing(uint32_t topic, unsigned n)
 {
     assert_false(kafka_command_topic_is_ready(fx.kafka, topic));
-    assert_int_equal(send_command_to(&fx, topic, n, "key"), ERR_KAFKA_UNAVAILABLE);
+    assert_int_equal(send_command_to(&fx, topic, n, "key"), ERR_KAFKA_TOPIC);
 }
 
 static void test_added_command_topic(void **state)
@@ -262,10 +262,10 @@ static void test_added_command_topic(void **state)
     wait_position(&fx);
     uint64_t start_ns = clock_mono_ns();
     uint32_t late = add_command("test.late"), topic = add_command(ADDED);
-    expect_unavailable(late, 1);
+    expect_missing(late, 1);
     WAIT_FOR(&fx, kafka_command_topic_is_ready(fx.kafka, topic));
     assert_true(clock_mono_ns() - start_ns < WOKEN_MS * SG_NSEC_PER_MSEC);
-    expect_unavailable(late, 2); /* it was looked at before the other one */
+    expect_missing(late, 2); /* it was looked at before the other one */
     /* What is produced to it lies in it: it is read as a reply topic. */
     WAIT_FOR(&fx, kafka_topic_has_position(fx.kafka, add_reply(ADDED)));
     assert_int_equal(send_command_to(&fx, topic, 3, "key"), ERR_OK);
@@ -279,16 +279,29 @@ static void test_added_command_topic(void **state)
     assert_int_equal(fx.report_count, 2); /* nothing follows a refusal */
 }
 
-/* Those of kafka_new() may be produced to although the cluster does not know them. */
-static void test_first_topics_are_ready_without_a_broker(void **state)
+/* Nothing is handed to a producer that would only keep it until its time is over. */
+static void test_no_topic_is_ready_without_a_broker(void **state)
 {
     (void)state;
-    fixture_start(&fx, &(struct options){.brokers = "127.0.0.1:1", .message_timeout_ms = 1000});
-    uint32_t topic = add_command(ADDED);
+    fixture_start(&fx,
+                  &(struct options){.brokers = "127.0.0.1:1", .message_timeout_ms = 1000, .early = true});
     WAIT_FOR(&fx, !kafka_is_reachable(fx.kafka));
-    assert_int_equal(send_command(&fx, 1, "key"), ERR_OK);
-    expect_unavailable(topic, 2);
-    expect_report(&fx, 1, KAFKA_NOT_PERSISTED, ERR_KAFKA_NOT_PERSISTED);
+    expect_missing(0, 1);
+    expect_missing(add_command(ADDED), 2);
+}
+
+static void test_first_topic_is_missing(void **state)
+{
+    (void)state;
+    hide(COMMANDS);
+    fixture_start(&fx, &(struct options){.early = true});
+    wait_position(&fx);
+    expect_missing(0, 1);
+    assert_true(kafka_is_reachable(fx.kafka));
+    show(COMMANDS);
+    WAIT_FOR(&fx, kafka_command_topic_is_ready(fx.kafka, 0));
+    assert_int_equal(send_command(&fx, 2, "key"), ERR_OK);
+    expect_report(&fx, 2, KAFKA_DELIVERED, ERR_OK);
 }
 
 static void fail_producer(void)
@@ -328,7 +341,7 @@ static void test_added_topics_outlive_the_producer(void **state)
         topics[topic_count++] = add_command(name);
         for (size_t i = 0; i < topic_count; i++)
             deliver_to(topics[i], n++);
-        expect_unavailable(late, n++);
+        expect_missing(late, n++);
         assert_int_equal(kafka_stats(fx.kafka).fatal_errors, round);
     }
     show("test.late");
@@ -360,7 +373,7 @@ static void *sender_main(void *arg)
         if (code == ERR_OK) {
             atomic_store(&traffic.accepted[n], 1);
             atomic_fetch_add(&traffic.accepted_count, 1);
-        } else if (ready || code != ERR_KAFKA_UNAVAILABLE)
+        } else if (ready || code != ERR_KAFKA_TOPIC)
             atomic_fetch_add(&traffic.wrong, 1);
         sched_yield();
     }
@@ -429,17 +442,12 @@ int main(void)
 #name " (commands)", name, set_up, tear_down, (void *)(uintptr_t)&kinds[1] \
     }
     const struct CMUnitTest tests[] = {
-        TEST_KINDS(test_known_names_keep_their_index),
-        TEST_KINDS(test_too_many),
-        TEST_KINDS(test_no_memory_changes_nothing),
-        TEST(test_too_many_at_the_start),
-        TEST(test_added_topic_is_read_from_its_end),
-        TEST(test_added_topic_that_appears_later),
-        TEST(test_added_to_the_embedded_broker),
-        TEST(test_added_command_topic),
-        TEST(test_first_topics_are_ready_without_a_broker),
-        TEST(test_added_topics_outlive_the_producer),
-        TEST(test_adding_while_traffic_flows),
+        TEST_KINDS(test_known_names_keep_their_index), TEST_KINDS(test_too_many),
+        TEST_KINDS(test_no_memory_changes_nothing),    TEST(test_too_many_at_the_start),
+        TEST(test_added_topic_is_read_from_its_end),   TEST(test_added_topic_that_appears_later),
+        TEST(test_added_to_the_embedded_broker),       TEST(test_added_command_topic),
+        TEST(test_no_topic_is_ready_without_a_broker), TEST(test_first_topic_is_missing),
+        TEST(test_added_topics_outlive_the_producer),  TEST(test_adding_while_traffic_flows),
     };
 #undef TEST
 #undef TEST_KINDS

@@ -257,8 +257,9 @@ static void test_names(void **state)
 {
     (void)state;
     static const char *const fallbacks[] = {
-        "no_command", "content_type",  "unreachable", "no_position",  "queue_full",
-        "too_large",  "not_persisted", "overloaded",  "breaker_open", "cluster_breaker_open"};
+        "no_command", "content_type", "unreachable",         "no_position",
+        "no_topic",   "queue_full",   "too_large",           "not_persisted",
+        "overloaded", "breaker_open", "cluster_breaker_open"};
     assert_string_equal(path_taken_name(PATH_TAKEN_NONE), "none");
     assert_string_equal(path_taken_name(PATH_TAKEN_KAFKA), "kafka");
     assert_string_equal(path_taken_name(PATH_TAKEN_LEGACY), "legacy");
