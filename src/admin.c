@@ -223,7 +223,8 @@ static void on_metrics(struct app_gather *gather)
 {
     struct admin_call *call = gather->arg;
     call->gathering = false;
-    if (call->http)
+    /* A scraper that left while the count was on its tour has been given up, though its request is not over yet. */
+    if (call->http && !http_request_is_answered(call->http))
         answer_metrics(call, gather);
     app_gather_freep(&gather);
     call_release(call);

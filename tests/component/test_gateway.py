@@ -2,6 +2,7 @@
 """The real program with the embedded broker: both paths, the races of the awaiter, health, metrics, logs and the end."""
 import json
 import signal
+import socket
 import threading
 import time
 import uuid
@@ -459,6 +460,29 @@ def test_metrics(gateway, service, device_id):
     assert buckets[-1][0] == "+Inf" and values == sorted(values)
     assert metrics.sum("syncgate_request_duration_seconds_count", path="kafka") >= before + 1
     assert metrics.sum("syncgate_replies_total", result="matched") > 0
+
+
+def test_scrapers_that_do_not_wait(gateway):
+    """A client that leaves while its numbers are being gathered costs itself the answer, and nobody anything else."""
+    host, port = gateway.admin.rsplit(":", 1)
+    rounds = []
+
+    def scrape_and_leave():
+        for _ in range(60):
+            connections = [socket.create_connection((host, int(port)), timeout=30) for _ in range(10)]
+            for connection in connections:
+                connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: admin\r\n\r\n")
+            for connection in connections:
+                connection.close()
+            rounds.append(1)
+
+    threads = [threading.Thread(target=scrape_and_leave) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(rounds) == 240 and gateway.popen.poll() is None, gateway.tail()
+    assert gateway.metrics().sum("syncgate_info") == 1
 
 
 def test_one_log_line_an_exchange_without_secrets(gateway, service, device_id):
