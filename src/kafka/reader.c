@@ -295,6 +295,7 @@ void kafka_await_reports(struct kafka *kafka, bool begin)
 void *kafka_reader_main(void *arg)
 {
     struct kafka *kafka = arg;
+    uint64_t lazy_since_ns = 0; /* 0: nothing waits to be posted */
     while (!atomic_load(&kafka->stopping)) {
         /* Both, whichever was signalled: a reply and its command's report come at the same time, and one look at a queue
          * costs less than a turn of this loop. Before the first wait, too: what came before the descriptors were watched
@@ -302,6 +303,12 @@ void *kafka_reader_main(void *arg)
         kafka_producer_serve(kafka);
         drain_replies(kafka);
         bool lazy = post_urgent(kafka);
+        uint64_t now_ns = lazy ? clock_mono_ns() : 0;
+        if (lazy && lazy_since_ns && now_ns - lazy_since_ns >= LAZY_MS * SG_NSEC_PER_MSEC) {
+            kafka_reader_post_all(kafka); /* strangers' records may leave no quiet moment for it below */
+            lazy = false;
+        }
+        lazy_since_ns = !lazy ? 0 : lazy_since_ns ? lazy_since_ns : now_ns;
         if (reports_are_awaited(kafka))
             mute_reports(kafka, false);
         lazy |= atomic_load(&kafka->reports_muted);
