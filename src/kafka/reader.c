@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The reader thread: replies and delivery reports, sorted into one batch per loop.
  * Invariants:
- * - librdkafka signals a descriptor only when its queue becomes non-empty, so a queue is always drained to the end.
+ * - librdkafka signals a descriptor only when its queue becomes non-empty, so the reader never sleeps before a queue is drained to
+ *   the end.
  * - Only this thread touches the outboxes (kafka_stop() does after it ended). A posted batch belongs to its loop.
  * - Good news that nobody waits for (a delivered message only lets the kept body go) is not worth waking a loop: it
  *   rides with the next reply, or goes after LAZY_MS.
@@ -13,8 +14,9 @@
 
 #include "internal.h"
 
-#define LAZY_MS 20
-#define LOOK_MS 1000 /* a missed signal costs a second, not a reply */
+#define LAZY_MS       20
+#define LOOK_MS       1000 /* a missed signal costs a second, not a reply */
+#define DRAIN_BATCHES 8    /* of records, then reports are looked at */
 
 /* Thread: loop. */
 static void on_batch(struct loop_msg *msg)
@@ -246,16 +248,19 @@ static void on_message(struct kafka *kafka, rd_kafka_message_t *message)
     kafka->outboxes[loop_number].urgent = true;
 }
 
-static void drain_replies(struct kafka *kafka)
+/* True when there may be more: through a backlog of records, reports must get their turn. */
+static bool drain_replies(struct kafka *kafka)
 {
     rd_kafka_message_t *messages[KAFKA_BATCH];
     ssize_t count;
+    int batches = 0;
     do {
         count = rd_kafka_consume_batch_queue(kafka->reply_queue, 0, messages, KAFKA_BATCH);
         for (ssize_t i = 0; i < count; i++)
             on_message(kafka, messages[i]);
         post_urgent(kafka);
-    } while (count > 0);
+    } while (count > 0 && ++batches < DRAIN_BATCHES);
+    return count > 0;
 }
 
 static void clear_event(int fd)
@@ -301,8 +306,7 @@ void *kafka_reader_main(void *arg)
          * costs less than a turn of this loop. Before the first wait, too: what came before the descriptors were watched
          * (a broker that is not there) signals nobody. */
         kafka_producer_serve(kafka);
-        drain_replies(kafka);
-        bool lazy = post_urgent(kafka);
+        bool more = drain_replies(kafka), lazy = post_urgent(kafka);
         uint64_t now_ns = lazy ? clock_mono_ns() : 0;
         if (lazy && lazy_since_ns && now_ns - lazy_since_ns >= LAZY_MS * SG_NSEC_PER_MSEC) {
             kafka_reader_post_all(kafka); /* strangers' records may leave no quiet moment for it below */
@@ -313,8 +317,11 @@ void *kafka_reader_main(void *arg)
             mute_reports(kafka, false);
         lazy |= atomic_load(&kafka->reports_muted);
         struct epoll_event events[4];
-        int count = epoll_wait(kafka->epoll_fd, events, SG_ARRAY_LEN(events), lazy ? LAZY_MS : LOOK_MS);
-        if (count == 0) {
+        int count = epoll_wait(kafka->epoll_fd, events, SG_ARRAY_LEN(events),
+                               more   ? 0
+                               : lazy ? LAZY_MS
+                                      : LOOK_MS);
+        if (count == 0 && !more) {
             kafka_reader_post_all(kafka);
             mute_reports(kafka, false);
         }

@@ -47,6 +47,7 @@ struct fixture {
     struct reply replies[REPLIES_MAX];
     unsigned reply_count;
     atomic_uint skipped, wanted;
+    unsigned skip_us; /* how long the reader looks at a record that is nobody's */
     void (*see)(const struct kafka_record *record); /* each reply, if set */
 };
 
@@ -61,6 +62,9 @@ static bool on_record(void *arg, struct kafka_record *record)
     struct fixture *fx = arg;
     struct span to = kafka_record_header(record, "to");
     if (to.len < 3) {
+        uint64_t start_ns = fx->skip_us ? clock_mono_ns() : 0;
+        while (fx->skip_us && clock_mono_ns() - start_ns < fx->skip_us * UINT64_C(1000))
+            ;
         atomic_fetch_add(&fx->skipped, 1);
         return false;
     }

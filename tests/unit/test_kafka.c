@@ -213,6 +213,35 @@ static void test_lazy_reports_come_while_strangers_talk(void **state)
     rd_kafka_destroy(service);
 }
 
+/* While the reader works through a backlog of records that are nobody's, reports come, and it can be stopped. */
+static void test_reports_pass_a_backlog(void **state)
+{
+    (void)state;
+    enum { BACKLOG = 20000 };
+    fx.skip_us = 100;
+    rd_kafka_mock_topic_create(fx.cluster, COMMANDS, 1, 1);
+    rd_kafka_mock_topic_create(fx.cluster, REPLIES, 1, 1);
+    fixture_start(&fx, &(struct options){0});
+    wait_position(&fx);
+    rd_kafka_t *service = service_new(rd_kafka_mock_cluster_bootstraps(fx.cluster), RD_KAFKA_PRODUCER);
+    const rd_kafka_vu_t vus[] = {{.vtype = RD_KAFKA_VTYPE_TOPIC, .u.cstr = REPLIES},
+                                 {.vtype = RD_KAFKA_VTYPE_PARTITION, .u.i32 = 0},
+                                 {.vtype = RD_KAFKA_VTYPE_MSGFLAGS, .u.i = RD_KAFKA_MSG_F_COPY},
+                                 {.vtype = RD_KAFKA_VTYPE_VALUE, .u.mem = {(void *)(uintptr_t) "{}", 2}}};
+    for (int i = 0; i < BACKLOG; i++)
+        assert_null(rd_kafka_produceva(service, vus, SG_ARRAY_LEN(vus)));
+    assert_int_equal(rd_kafka_flush(service, WAIT_MS), RD_KAFKA_RESP_ERR_NO_ERROR);
+    WAIT_FOR(&fx, atomic_load(&fx.skipped) > 100);
+    kafka_await_reports(fx.kafka, true);
+    assert_int_equal(send_command(&fx, 1, NULL), ERR_OK);
+    expect_report(&fx, 1, KAFKA_DELIVERED, ERR_OK);
+    kafka_await_reports(fx.kafka, false);
+    assert_in_range(atomic_load(&fx.skipped), 100, BACKLOG - 1);
+    fixture_stop(&fx, 100);
+    assert_in_range(atomic_load(&fx.skipped), 100, BACKLOG - 1);
+    rd_kafka_destroy(service);
+}
+
 static void test_replies_reach_their_loop(void **state)
 {
     (void)state;
@@ -442,6 +471,7 @@ int main(void)
         {"test_partition_is_javas of 4", test_partition_is_javas, set_up, tear_down, &four},
         cmocka_unit_test_setup_teardown(test_awaited_reports_come_at_once, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_lazy_reports_come_while_strangers_talk, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_reports_pass_a_backlog, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_replies_reach_their_loop, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_strangers_are_skipped, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_no_reply_is_missed_at_the_start, set_up, tear_down),
