@@ -107,6 +107,7 @@ void await_fields_freep(struct await_fields **fields);
 struct await_fields_node *await_fields_add(struct await_fields *fields, struct span key, uint64_t handle,
                                            int64_t since_ms);
 void await_fields_remove(struct await_fields *fields, struct await_fields_node *node);
-/* The handle of the only request under `key`, if there is exactly one and it is not newer than event_ms; else 0.
- * Thread: any. Locks: takes the index's. */
-uint64_t await_fields_find_only(struct await_fields *fields, struct span key, int64_t event_ms);
+/* How many requests are under `key`; of the last one that was found the handle and its since_ms. Thread: any. Locks: takes the
+ * index's. */
+unsigned await_fields_find(struct await_fields *fields, struct span key, uint64_t *ret_handle,
+                           int64_t *ret_since_ms);

@@ -82,17 +82,19 @@ void await_fields_remove(struct await_fields *fields, struct await_fields_node *
     free(node);
 }
 
-uint64_t await_fields_find_only(struct await_fields *fields, struct span key, int64_t event_ms)
+unsigned await_fields_find(struct await_fields *fields, struct span key, uint64_t *ret_handle,
+                           int64_t *ret_since_ms)
 {
-    uint64_t hash = hash_of(key), handle = 0;
+    uint64_t hash = hash_of(key);
     unsigned found = 0;
     pthread_mutex_lock(&fields->mtx);
     for (struct await_fields_node *node = fields->buckets[hash % BUCKETS]; node; node = node->next) {
         if (node->hash != hash || node->key_len != key.len || memcmp(node->key, key.ptr, key.len) != 0)
             continue;
         found++;
-        handle = node->since_ms <= event_ms ? node->handle : 0;
+        *ret_handle = node->handle;
+        *ret_since_ms = node->since_ms;
     }
     pthread_mutex_unlock(&fields->mtx);
-    return found == 1 ? handle : 0;
+    return found;
 }

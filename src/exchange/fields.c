@@ -75,14 +75,29 @@ struct event {
     const struct json_node *type;
     int64_t time_ms;
     struct buf scratch, value, key;
+    uint64_t handle; /* of the call that it names; 0: none so far */
+    int64_t since_ms;
+    bool several; /* it names more than one, whatever their routes and plans */
 };
 
-static uint64_t find_in_route(struct exchange_shared *shared, const struct exchange_plan *plan,
-                              const struct route *route, struct event *event)
+static void look_up(struct exchange_shared *shared, struct event *event)
+{
+    uint64_t handle;
+    int64_t since_ms;
+    unsigned count = await_fields_find(shared->fields, buf_span(&event->key), &handle, &since_ms);
+    if (count == 0)
+        return;
+    /* One call may be found by two of its route's matches. */
+    event->several |= count > 1 || (event->handle && event->handle != handle);
+    event->handle = handle;
+    event->since_ms = since_ms;
+}
+
+static void find_in_route(struct exchange_shared *shared, const struct exchange_plan *plan,
+                          const struct route *route, struct event *event)
 {
     const struct mapping_scope scope = {.reply = event->doc};
-    uint64_t handle = 0;
-    for (size_t i = 0; i < route->field_match_count && !handle; i++) {
+    for (size_t i = 0; i < route->field_match_count; i++) {
         const struct route_field_match *match = &route->field_matches[i];
         if (!exchange_came_on(plan, route, match->topic, event->record->topic) ||
             (match->event_type.ptr &&
@@ -90,9 +105,8 @@ static uint64_t find_in_route(struct exchange_shared *shared, const struct excha
             continue;
         if (append_key(plan, route, i, match->reply_fields, &scope, &event->scratch, &event->value,
                        &event->key))
-            handle = await_fields_find_only(shared->fields, buf_span(&event->key), event->time_ms);
+            look_up(shared, event);
     }
-    return handle;
 }
 
 /* References to the plans that calls may have, newest first. */
@@ -116,21 +130,15 @@ uint64_t exchange_fields_find(struct exchange_shared *shared, const struct kafka
                           .doc = doc,
                           .type = json_get(doc, json_root(doc), SPAN_LIT("eventType")),
                           .time_ms = event_time_ms(record, doc)};
-    uint64_t handle = 0;
-    size_t count = plans_ref(shared, plans), found = 0;
+    size_t count = plans_ref(shared, plans);
     for (size_t p = 0; p < count; p++) {
         const struct route_table *routes = plans[p]->routes;
-        uint64_t in_plan = 0;
-        for (size_t r = 0; r < routes->count && !in_plan; r++)
-            in_plan = find_in_route(shared, plans[p], &routes->routes[r], &event);
-        if (in_plan) {
-            handle = in_plan;
-            found++;
-        }
+        for (size_t r = 0; r < routes->count; r++)
+            find_in_route(shared, plans[p], &routes->routes[r], &event);
         exchange_plan_unrefp(shared, &plans[p]);
     }
     buf_fini(&event.scratch);
     buf_fini(&event.value);
     buf_fini(&event.key);
-    return found == 1 ? handle : 0; /* two of different plans are not the only one either */
+    return !event.several && event.since_ms <= event.time_ms ? event.handle : 0;
 }

@@ -526,6 +526,14 @@ static void test_against_a_model(void **state)
 
 /* ---- the index by fields ---- */
 
+/* The handle of the only request under `key`, if it is not newer than event_ms; else 0. */
+static uint64_t find_only(struct await_fields *fields, struct span key, int64_t event_ms)
+{
+    uint64_t handle;
+    int64_t since_ms;
+    return await_fields_find(fields, key, &handle, &since_ms) == 1 && since_ms <= event_ms ? handle : 0;
+}
+
 static void test_fields(void **state)
 {
     (void)state;
@@ -533,35 +541,35 @@ static void test_fields(void **state)
     const struct span key = SPAN_LIT("1/0/3:abc"), longer = SPAN_LIT("1/0/3:abcd"),
                       other = SPAN_LIT("1/0/3:abd");
     assert_non_null(fields);
-    assert_int_equal(await_fields_find_only(fields, key, INT64_MAX), 0);
+    assert_int_equal(find_only(fields, key, INT64_MAX), 0);
     struct await_fields_node *one = await_fields_add(fields, key, 11, 1000);
-    assert_int_equal(await_fields_find_only(fields, key, 1000), 11); /* of the same millisecond: not older */
-    assert_int_equal(await_fields_find_only(fields, key, 5000), 11);
-    assert_int_equal(await_fields_find_only(fields, key, 999), 0);
-    assert_int_equal(await_fields_find_only(fields, key, 0), 0);
-    assert_int_equal(await_fields_find_only(fields, longer, 5000), 0);
-    assert_int_equal(await_fields_find_only(fields, other, 5000), 0);
-    assert_int_equal(await_fields_find_only(fields, (struct span){key.ptr, key.len - 1}, 5000), 0);
-    assert_int_equal(await_fields_find_only(fields, (struct span){"", 0}, 5000), 0);
+    assert_int_equal(find_only(fields, key, 1000), 11); /* of the same millisecond: not older */
+    assert_int_equal(find_only(fields, key, 5000), 11);
+    assert_int_equal(find_only(fields, key, 999), 0);
+    assert_int_equal(find_only(fields, key, 0), 0);
+    assert_int_equal(find_only(fields, longer, 5000), 0);
+    assert_int_equal(find_only(fields, other, 5000), 0);
+    assert_int_equal(find_only(fields, (struct span){key.ptr, key.len - 1}, 5000), 0);
+    assert_int_equal(find_only(fields, (struct span){"", 0}, 5000), 0);
     /* Two: nobody, also when only one of them is old enough. */
     struct await_fields_node *two = await_fields_add(fields, key, 22, 2000);
-    assert_int_equal(await_fields_find_only(fields, key, 5000), 0);
-    assert_int_equal(await_fields_find_only(fields, key, 1500), 0);
+    assert_int_equal(find_only(fields, key, 5000), 0);
+    assert_int_equal(find_only(fields, key, 1500), 0);
     await_fields_remove(fields, one);
-    assert_int_equal(await_fields_find_only(fields, key, 5000), 22);
-    assert_int_equal(await_fields_find_only(fields, key, 1500), 0);
+    assert_int_equal(find_only(fields, key, 5000), 22);
+    assert_int_equal(find_only(fields, key, 1500), 0);
     /* Three, removed from the middle, the head and the end. */
     struct await_fields_node *three = await_fields_add(fields, key, 33, 1),
                              *four = await_fields_add(fields, key, 44, 1);
     await_fields_remove(fields, three);
     await_fields_remove(fields, four);
-    assert_int_equal(await_fields_find_only(fields, key, 5000), 22);
+    assert_int_equal(find_only(fields, key, 5000), 22);
     struct await_fields_node *empty = await_fields_add(fields, (struct span){"", 0}, 55, 1);
-    assert_int_equal(await_fields_find_only(fields, (struct span){"", 0}, 1), 55);
+    assert_int_equal(find_only(fields, (struct span){"", 0}, 1), 55);
     await_fields_remove(fields, empty);
     await_fields_remove(fields, two);
     await_fields_remove(fields, NULL);
-    assert_int_equal(await_fields_find_only(fields, key, 5000), 0);
+    assert_int_equal(find_only(fields, key, 5000), 0);
     await_fields_freep(&fields);
     assert_null(fields);
     await_fields_freep(&fields);
@@ -584,7 +592,7 @@ static void test_fields_with_long_chains(void **state)
         await_fields_remove(fields, nodes[i]);
     for (int i = 0; i < COUNT; i++) {
         snprintf(key, sizeof(key), "key-%d", i);
-        assert_int_equal(await_fields_find_only(fields, span_of(key), COUNT), i % 3 ? i + 1 : 0);
+        assert_int_equal(find_only(fields, span_of(key), COUNT), i % 3 ? i + 1 : 0);
     }
     for (int i = 0; i < COUNT; i++)
         if (i % 3)
@@ -612,13 +620,13 @@ static void *fields_user_main(void *arg)
         uint64_t handle = (uint64_t)user->number << 32 | (uint64_t)i;
         struct await_fields_node *mine = await_fields_add(user->fields, key, handle, i);
         struct await_fields_node *common = await_fields_add(user->fields, shared, handle, i);
-        uint64_t found = await_fields_find_only(user->fields, shared, INT64_MAX);
+        uint64_t found = find_only(user->fields, shared, INT64_MAX);
         user->wrong += found != 0 && found != handle; /* mine is in: another one alone is impossible */
-        user->wrong += await_fields_find_only(user->fields, key, i) != handle;
-        user->wrong += await_fields_find_only(user->fields, key, i - 1) != 0;
+        user->wrong += find_only(user->fields, key, i) != handle;
+        user->wrong += find_only(user->fields, key, i - 1) != 0;
         await_fields_remove(user->fields, common);
         await_fields_remove(user->fields, mine);
-        user->wrong += await_fields_find_only(user->fields, key, INT64_MAX) != 0;
+        user->wrong += find_only(user->fields, key, INT64_MAX) != 0;
     }
     return NULL;
 }
@@ -640,7 +648,7 @@ static void test_fields_from_several_threads(void **state)
         pthread_join(threads[i], NULL);
         assert_int_equal(users[i].wrong, 0);
     }
-    assert_int_equal(await_fields_find_only(fields, SPAN_LIT("shared"), INT64_MAX), 0);
+    assert_int_equal(find_only(fields, SPAN_LIT("shared"), INT64_MAX), 0);
     pthread_barrier_destroy(&barrier);
     await_fields_freep(&fields);
 }

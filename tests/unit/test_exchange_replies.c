@@ -1,6 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Whose reply is it? Records go through the embedded broker, so headers, the reader thread's look at them and the loop's
  * last word are the real ones. */
+/* A second route whose calls the same event may end. */
+#define RIG_DIR          "/tmp"
+#define RIG_MORE_OPENAPI "\"/other\":{\"post\":{\"operationId\":\"other\",\"responses\":{}}},"
+#define RIG_MORE_ROUTES                                                                         \
+    ,                                                                                           \
+    {                                                                                           \
+        RIG_ROUTE("other", "/other", "\"timeoutMs\":600000,", "", RIG_MATCH), PATH_MODE_PRIMARY \
+    }
 #include "exchange_rig.h"
 
 #define STRANGER "00000000-0000-4000-8000-000000000000"
@@ -298,6 +306,34 @@ static void test_two_candidates(void **state)
     assert_int_equal(tally.unmatched, 2);
 }
 
+/* Calls of two routes are two candidates as well, wherever each of them stands alone. */
+static void test_candidates_of_two_routes(void **state)
+{
+    (void)state;
+    static struct call calls[3];
+    int records = rig.replied + rig.skipped;
+    call_park(&calls[0], "/fields", "lamp", false);
+    call_park(&calls[1], "/other", "lamp", false);
+    publish(RIG_TOPIC_EVENTS, NULL, "", EVENT(""));
+    await_records(records + 1);
+    assert_true(call_is_parked(&calls[0]) && call_is_parked(&calls[1]));
+    /* Two of one route, one of the other. */
+    call_park(&calls[2], "/fields", "lamp", false);
+    publish(RIG_TOPIC_EVENTS, NULL, "", EVENT(""));
+    await_records(records + 2);
+    for (size_t i = 0; i < SG_ARRAY_LEN(calls); i++)
+        assert_true(call_is_parked(&calls[i]));
+    /* The last one that is left is meant. */
+    for (size_t i = 0; i < 2; i++) {
+        reply_well(&calls[i]);
+        call_expect(&calls[i], 200, "\"from\":\"kafka\"");
+    }
+    publish(RIG_TOPIC_EVENTS, NULL, "", EVENT(""));
+    await_records(records + 3);
+    call_expect(&calls[2], 202, "\"from\":\"event\"");
+    rig_settle();
+}
+
 /* Whatever ends a request, its fields are forgotten: an event that comes then finds nobody. */
 static void test_fields_of_an_ended_request(void **state)
 {
@@ -370,6 +406,7 @@ int main(void)
         cmocka_unit_test_teardown(test_fields, rig_after),
         cmocka_unit_test_teardown(test_fields_are_off_elsewhere, rig_after),
         cmocka_unit_test_teardown(test_two_candidates, rig_after),
+        cmocka_unit_test_teardown(test_candidates_of_two_routes, rig_after),
         cmocka_unit_test_teardown(test_fields_of_an_ended_request, rig_after),
         cmocka_unit_test_teardown(test_reply_by_id_first, rig_after),
     };
