@@ -37,11 +37,21 @@ const char *profile_reason(int status)
 
 /* ---- lists of issues ---- */
 
+/* The items of a list, found by their text: a body has room for 50000 issues, too many to compare each with all. */
+struct items {
+    struct item {
+        uint64_t hash;
+        size_t start, len; /* in list->out; len 0: a free slot */
+    } * slots;
+    size_t cap, count; /* cap: a power of two, or 0 */
+};
+
 struct list {
     const struct json_doc *doc;
     enum config_error_profile profile;
     struct buf *out;
     size_t start; /* of the list in out */
+    struct items *items;
 };
 
 static const struct json_node *member(const struct list *list, const struct json_node *object,
@@ -87,22 +97,56 @@ static void append_pointer(const struct list *list, const struct json_node *path
     }
 }
 
-/* Removes what was appended at `start` if the list has it already: alternatives of a union repeat each other. */
+/* The slot of that item, or the free one where it would be. */
+static struct item *item_slot(const struct list *list, const struct item *item)
+{
+    const struct items *items = list->items;
+    for (size_t i = item->hash;; i++) {
+        struct item *slot = &items->slots[i & (items->cap - 1)];
+        if (!slot->len ||
+            (slot->hash == item->hash && slot->len == item->len &&
+             memcmp(list->out->ptr + slot->start, list->out->ptr + item->start, item->len) == 0))
+            return slot;
+    }
+}
+
+/* Keeps a half of the slots free. */
+static bool items_grow(const struct list *list)
+{
+    struct items *items = list->items, old = *items;
+    if (items->count < items->cap / 2)
+        return true;
+    size_t cap = old.cap ? old.cap * 2 : 64;
+    struct item *slots = calloc(cap, sizeof(*slots));
+    if (!slots)
+        return false;
+    items->slots = slots;
+    items->cap = cap;
+    for (size_t i = 0; i < old.cap; i++)
+        if (old.slots[i].len)
+            *item_slot(list, &old.slots[i]) = old.slots[i];
+    free(old.slots);
+    return true;
+}
+
+/* Removes what was appended at `start` if the list has it already: alternatives of a union repeat each other. Without memory
+ * it stays. */
 static void drop_repeated(const struct list *list, size_t start)
 {
     struct buf *out = list->out;
-    if (!buf_ok(out) || start == list->start)
+    if (!buf_ok(out) || !items_grow(list))
         return;
-    struct span added = {out->ptr + start + 1, out->len - start - 1}; /* without the comma */
-    struct span before = {out->ptr + list->start, start - list->start};
-    for (const char *at = before.ptr; added.len <= (size_t)(before.ptr + before.len - at); at++) {
-        bool item = at == before.ptr || at[-1] == ',';
-        bool ends = at + added.len == before.ptr + before.len || at[added.len] == ',';
-        if (item && ends && memcmp(at, added.ptr, added.len) == 0) {
-            out->len = start;
-            return;
-        }
+    struct item item = {.hash = 14695981039346656037u, .start = start + (start > list->start)}; /* no comma */
+    item.len = out->len - item.start;
+    for (size_t i = item.start; i < out->len; i++) /* FNV-1a */
+        item.hash = (item.hash ^ (unsigned char)out->ptr[i]) * 1099511628211u;
+    struct item *slot = item_slot(list, &item);
+    if (slot->len) {
+        out->len = start;
+        return;
     }
+    *slot = item;
+    list->items->count++;
 }
 
 static void append_issue(const struct list *list, const struct json_node *issue)
@@ -186,8 +230,10 @@ bool profile_invalid(enum config_error_profile profile, struct span issues, stru
         problem_head(out, 400, SPAN_LIT("\"The request is not valid\""), err_info(ERR_INVALID)->wire);
         buf_append_lit(out, ",\"errors\":[");
     }
-    const struct list list = {doc, profile, out, out->len};
+    struct items items = {0};
+    const struct list list = {doc, profile, out, out->len, &items};
     append_issues(&list, json_root(doc));
+    free(items.slots);
     buf_append_char(out, ']');
     if (profile == CONFIG_ERRORS_NEST)
         buf_append_lit(out, ",\"error\":\"Bad Request\",\"statusCode\":400}");

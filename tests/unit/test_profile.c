@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <time.h>
 #include <cmocka.h>
 
 #include "../../src/exchange/bad_json.h"
@@ -150,6 +151,28 @@ static void test_validation_errors(void **state)
     }
 }
 
+/* A body may have as many issues as it has values: the loop must not be busy with one answer for seconds. */
+static void test_many_issues(void **state)
+{
+    (void)state;
+    enum { COUNT = 20000 };
+    struct buf issues = BUF_INIT, got = BUF_INIT;
+    struct json_doc doc = JSON_DOC_INIT;
+    for (unsigned i = 0; i < COUNT; i++) /* each of them twice */
+        buf_printf(&issues, "%s" ISSUE("[\"list\",%u]", "\"Expected string\""), i ? "," : "[", i / 2);
+    buf_append_char(&issues, ']');
+    clock_t start = clock();
+    assert_true(profile_invalid(CONFIG_ERRORS_NEST, buf_span(&issues), SPAN_LIT(ID), &doc, &got));
+    assert_in_range(clock() - start, 0, 2 * CLOCKS_PER_SEC);
+    size_t count = 0;
+    for (size_t i = 0; i < got.len; i++)
+        count += got.ptr[i] == ':';
+    assert_int_equal(count, COUNT / 2 + 3); /* one for each, and those of the three members */
+    json_fini(&doc);
+    buf_fini(&issues);
+    buf_fini(&got);
+}
+
 static void test_problem(void **state)
 {
     (void)state;
@@ -165,11 +188,9 @@ static void test_problem(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_words_of_json_parse),
-        cmocka_unit_test(test_truncated_everywhere),
-        cmocka_unit_test(test_no_limit_of_depth),
-        cmocka_unit_test(test_validation_errors),
-        cmocka_unit_test(test_problem),
+        cmocka_unit_test(test_words_of_json_parse), cmocka_unit_test(test_truncated_everywhere),
+        cmocka_unit_test(test_no_limit_of_depth),   cmocka_unit_test(test_validation_errors),
+        cmocka_unit_test(test_many_issues),         cmocka_unit_test(test_problem),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
