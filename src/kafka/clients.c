@@ -366,6 +366,9 @@ void kafka_freep(struct kafka **kafka_ptr)
     SG_ASSERT(!kafka->reader_started && !kafka->watcher_started);
     if (kafka->reply_queue)
         rd_kafka_queue_destroy(kafka->reply_queue);
+    for (size_t i = 0; i < KAFKA_TOPICS_MAX; i++)
+        if (kafka->topics[i].handle)
+            rd_kafka_topic_destroy(kafka->topics[i].handle);
     if (kafka->consumer) {
         rd_kafka_assign(kafka->consumer, NULL);
         rd_kafka_destroy_flags(kafka->consumer, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);

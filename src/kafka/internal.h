@@ -22,6 +22,7 @@ struct kafka_topic_state { /* of a reply topic */
     atomic_bool has_position;
     /* Watcher only. */
     const char *name;         /* NULL: never looked at. Borrowed */
+    rd_kafka_topic_t *handle; /* the consumer's; NULL: not opened yet */
     bool seen_missing;        /* it was missing once: its partitions are read from their beginning */
     rd_kafka_resp_err_t told; /* why it could not be read, as the log says already */
     bool resolved;            /* its first partitions have been assigned */

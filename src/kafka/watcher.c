@@ -103,46 +103,47 @@ static bool look_at(struct kafka *kafka, struct kafka_topic_state *topic,
     return more <= 0 || assign_new(kafka, topic, topic->partitions, more);
 }
 
-/* What the cluster says of a topic; NULL: nobody answers. One topic at a time: a request for all topics of a big cluster is
- * dear, and naming several is not in the C API. */
-static const struct rd_kafka_metadata *ask(struct kafka *kafka, uint32_t index)
+/* A handle makes the topic one of those that the consumer asks about. */
+static bool open_topic(struct kafka *kafka, uint32_t index)
 {
-    const struct rd_kafka_metadata *metadata;
     struct kafka_topic_state *topic = &kafka->topics[index];
     if (!topic->name) {
         topic->name = kafka->reply_topics.names[index];
         topic->is_own = kafka->own_topic && strcmp(topic->name, kafka->own_topic) == 0;
         topic->own_partition = kafka->own_partition;
     }
-    rd_kafka_topic_t *handle = rd_kafka_topic_new(kafka->consumer, topic->name, NULL);
-    if (!handle)
-        return NULL;
-    rd_kafka_resp_err_t code = rd_kafka_metadata(kafka->consumer, 0, handle, &metadata, LOOK_TIMEOUT_MS);
-    rd_kafka_topic_destroy(handle);
-    return code == RD_KAFKA_RESP_ERR_NO_ERROR ? metadata : NULL;
+    if (!topic->handle)
+        topic->handle = rd_kafka_topic_new(kafka->consumer, topic->name, NULL);
+    return topic->handle != NULL;
 }
 
-/* Asks about all topics, then assigns. As soon as one is being read, each answer waits behind a Fetch, up to
+static const rd_kafka_metadata_topic_t *find_topic(const struct rd_kafka_metadata *metadata, const char *name)
+{
+    for (int i = 0; i < metadata->topic_cnt; i++)
+        if (strcmp(metadata->topics[i].topic, name) == 0)
+            return &metadata->topics[i];
+    return NULL;
+}
+
+/* Asks about all topics at once, then assigns. As soon as one is being read, each answer waits behind a Fetch, up to
  * fetch.wait.max.ms: a broker serves the requests of a connection one after the other. */
 static bool look_for_all(struct kafka *kafka)
 {
-    uint32_t count = kafka_names_count(&kafka->reply_topics), asked = 0;
-    struct {
-        const struct rd_kafka_metadata *said;
-    } *answers = calloc(count + 1, sizeof(*answers));
-    bool settled = answers != NULL;
-    while (settled && asked < count && !atomic_load(&kafka->stopping)) {
-        answers[asked].said = ask(kafka, asked);
-        settled = answers[asked].said != NULL; /* if nobody answers, the others would only wait as long */
-        asked += settled;
+    const struct rd_kafka_metadata *metadata;
+    uint32_t count = kafka_names_count(&kafka->reply_topics);
+    bool settled = true;
+    for (uint32_t i = 0; i < count; i++)
+        settled &= open_topic(kafka, i);
+    if (count == 0)
+        return true;
+    /* Neither all topics nor one: those that have a handle. */
+    if (rd_kafka_metadata(kafka->consumer, 0, NULL, &metadata, LOOK_TIMEOUT_MS) != RD_KAFKA_RESP_ERR_NO_ERROR)
+        return false;
+    for (uint32_t i = 0; i < count && !atomic_load(&kafka->stopping); i++) {
+        const rd_kafka_metadata_topic_t *said = find_topic(metadata, kafka->topics[i].name);
+        settled &= said && look_at(kafka, &kafka->topics[i], said);
     }
-    for (uint32_t i = 0; i < asked; i++) {
-        if (!atomic_load(&kafka->stopping))
-            settled &= answers[i].said->topic_cnt == 1 &&
-                       look_at(kafka, &kafka->topics[i], &answers[i].said->topics[0]);
-        rd_kafka_metadata_destroy(answers[i].said);
-    }
-    free(answers);
+    rd_kafka_metadata_destroy(metadata);
     return settled;
 }
 
