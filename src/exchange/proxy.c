@@ -18,8 +18,9 @@ struct header_list {
     struct legacy_header headers[HEADERS_MAX];
     size_t count;
     bool overflow, has_correlation_id;
-    bool trusted; /* the peer's X-Forwarded-* are believed */
-    struct span forwarded_for, forwarded_proto, forwarded_host;
+    bool trusted;              /* the peer's X-Forwarded-* are believed */
+    struct buf *forwarded_for; /* of all its lines: a proxy may add one of its own below the client's */
+    struct span forwarded_proto, forwarded_host;
 };
 
 /* ---- the request to legacy ---- */
@@ -29,7 +30,9 @@ static void on_header(void *arg, struct span name, struct span value)
     struct header_list *list = arg;
     /* These are rewritten by extra_headers(). */
     if (span_eq_nocase(name, SPAN_LIT("X-Forwarded-For"))) {
-        list->forwarded_for = value;
+        if (list->forwarded_for->len && value.len)
+            buf_append_lit(list->forwarded_for, ", ");
+        buf_append_span(list->forwarded_for, value);
         return;
     }
     if (span_eq_nocase(name, SPAN_LIT("X-Forwarded-Proto"))) {
@@ -68,18 +71,18 @@ void exchange_format_address(const struct sockaddr *peer, char out[INET6_ADDRSTR
 }
 
 /* X-Forwarded-*: a trusted proxy's are continued, anybody else's are replaced by what we saw. */
-static size_t extra_headers(struct exchange *ex, struct header_list *list, struct buf *text,
-                            char peer_text[INET6_ADDRSTRLEN], struct legacy_header extra[EXTRA_MAX])
+static size_t extra_headers(struct exchange *ex, struct header_list *list, char peer_text[INET6_ADDRSTRLEN],
+                            struct legacy_header extra[EXTRA_MAX])
 {
+    struct buf *text = list->forwarded_for;
     const struct sockaddr *peer = http_request_peer(ex->http);
     size_t count = 0;
     exchange_format_address(peer, peer_text);
     list->trusted = peer && config_trusts(ex->view->plan->config, peer);
-    buf_clear(text);
-    if (list->trusted && list->forwarded_for.len) {
-        buf_append_span(text, list->forwarded_for);
+    if (!list->trusted)
+        buf_clear(text);
+    else if (text->len)
         buf_append_lit(text, ", ");
-    }
     buf_append_span(text, span_of(peer_text));
     extra[count++] = (struct legacy_header){SPAN_LIT("X-Forwarded-For"), buf_span(text)};
     bool proto = list->trusted && list->forwarded_proto.ptr, host = list->trusted && list->forwarded_host.ptr;
@@ -99,16 +102,17 @@ static const struct legacy_handler handler;
 
 void exchange_proxy_start(struct exchange *ex, bool stream)
 {
-    struct header_list list = {.count = 0};
+    struct header_list list = {.forwarded_for = &ex->worker->text};
     struct legacy_header extra[EXTRA_MAX];
     char peer_text[INET6_ADDRSTRLEN];
     bool has_body;
+    buf_clear(list.forwarded_for);
     http_request_each_header(ex->http, on_header, &list);
     if (list.overflow) {
         exchange_answer_error(ex, ERR_BAD_REQUEST, "Too many request headers");
         return;
     }
-    size_t extra_count = extra_headers(ex, &list, &ex->worker->text, peer_text, extra);
+    size_t extra_count = extra_headers(ex, &list, peer_text, extra);
     struct legacy_request request = {
         .method = http_request_method(ex->http),
         .target = http_request_target(ex->http),

@@ -204,6 +204,22 @@ def test_host_and_forwarded_headers(cast):
             assert seen[0].all(b"X-Correlation-Id") == [b"mine"]
 
 
+@pytest.mark.parametrize("lines, expected", [
+    ((), b"127.0.0.1"),
+    ((b"192.0.2.7",), b"192.0.2.7, 127.0.0.1"),
+    ((b"192.0.2.7, 198.51.100.1", b"", b"203.0.113.5"), b"192.0.2.7, 198.51.100.1, 203.0.113.5, 127.0.0.1"),
+])
+def test_what_a_trusted_proxy_says_is_continued(cast, stoppable, lines, expected):
+    """All of it: a proxy may add a line of its own below those that it received (HAProxy does)."""
+    gateway = stoppable(Gateway(FEATURE_KAFKA_EVENTS="false", LEGACY_URL="http://" + cast.backend.address,
+                                TRUSTED_PROXIES="127.0.0.1"))
+    seen, _ = cast.through(gateway.address, raw("GET /a HTTP/1.1", *(b"X-Forwarded-For: " + line for line in lines),
+                                                b"X-Forwarded-Host: public.example", b"X-Forwarded-Proto: https"))
+    assert seen[0].all(b"X-Forwarded-For") == [expected]
+    assert seen[0].all(b"X-Forwarded-Host") == [b"public.example"]
+    assert seen[0].all(b"X-Forwarded-Proto") == [b"https"]
+
+
 @pytest.mark.parametrize("headers", [
     (b"Content-Length: 3", b"Transfer-Encoding: chunked"),
     (b"Transfer-Encoding: chunked", b"Content-Length: 3"),
