@@ -92,8 +92,9 @@ struct http_request {
     struct buf stream; /* stream_at..len is to be sent */
     size_t stream_at;
     size_t target_len;
-    struct span authority; /* of a target in absolute form, behind target */
-    char target[];         /* NUL-terminated */
+    struct span authority;  /* of a target in absolute form, behind target */
+    struct span raw_target; /* libmicrohttpd's: where it was, and how long */
+    char target[];          /* NUL-terminated */
 };
 
 /* front.c */

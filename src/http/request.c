@@ -52,6 +52,7 @@ void *http_on_first_line(void *cls, const char *uri, struct MHD_Connection *mhd)
     request->connection = connection;
     request->started_ns = loop_now_ns(pack->front->loop);
     request->target_len = target_len;
+    request->raw_target = (struct span){uri, strlen(uri)};
     if (slash)
         request->target[0] = '/';
     memcpy(request->target + slash, path.ptr, path.len);
@@ -188,9 +189,11 @@ void http_request_abort(struct http_request *request)
 struct framing {
     int content_lengths;
     int encodings;
+    int hosts;
     bool chunked;
     int64_t length;
     bool bad_length, bad_field;
+    const char *last_value;
 };
 
 /* RFC 9110 section 5.6.2. libmicrohttpd takes "Content-Length : 5" for a header of another name, a proxy may not. */
@@ -219,13 +222,48 @@ static bool is_folded(const char *name, const char *value)
 #endif
 }
 
+/* libmicrohttpd 0.9 takes what stands before a NUL for the whole value. Behind a value are the zeros that it put in the place
+ * of CR LF, or of LF, and then the next name, or the zeros of the empty line. */
+static bool is_cut(const char *value, const char *next_name)
+{
+#if MHD_VERSION < 0x01000000
+    if (!value)
+        return false;
+    const char *end = value + strlen(value) + 1;
+    return next_name ? next_name != end + (*end == '\0') : *end != '\0';
+#else
+    (void)value;
+    (void)next_name;
+    return false;
+#endif
+}
+
+/* The same for method and target: spaces part them, and one the target from the version. */
+static bool is_first_line_cut(const struct http_request *request)
+{
+#if MHD_VERSION < 0x01000000
+    const char *p = request->method + strlen(request->method) + 1;
+    while (p < request->raw_target.ptr && *p == ' ')
+        p++;
+    return p != request->raw_target.ptr ||
+           request->version != request->raw_target.ptr + request->raw_target.len + 1;
+#else
+    (void)request;
+    return false;
+#endif
+}
+
 static enum MHD_Result look_at_framing(void *cls, enum MHD_ValueKind kind, const char *name,
                                        const char *value)
 {
     (void)kind;
     struct framing *framing = cls;
-    if (!is_token(name) || is_folded(name, value))
+    bool cut = is_cut(framing->last_value, name);
+    framing->last_value = value;
+    if (cut || !is_token(name) || is_folded(name, value))
         framing->bad_field = true;
+    else if (strcasecmp(name, "Host") == 0)
+        framing->hosts++;
     else if (strcasecmp(name, "Content-Length") == 0) {
         uint64_t length;
         framing->content_lengths++;
@@ -249,6 +287,10 @@ static bool framing_ok(struct http_request *request, int64_t *ret_length)
     *ret_length = framing.encodings ? -1 : framing.length;
     if (framing.encodings && http_request_is_http10(request))
         return false; /* RFC 9112 section 6.1: HTTP/1.0 knows no transfer coding */
+    if (framing.hosts > 1 || (framing.hosts == 0 && !http_request_is_http10(request)))
+        return false; /* section 3.2 */
+    if (is_cut(framing.last_value, NULL) || is_first_line_cut(request))
+        return false;
     return framing.content_lengths <= 1 && framing.encodings <= 1 && !framing.bad_length &&
            !framing.bad_field && !(framing.encodings && (framing.content_lengths || !framing.chunked));
 }
@@ -272,7 +314,7 @@ static enum MHD_Result on_head(struct http_request *request, const char *method,
     request->phase = HTTP_PHASE_BODY;
     bool framed = framing_ok(request, &length);
     if (!framed) /* before on_begin, so that the handler starts nothing */
-        http_answer_failure(request, 400, "Bad Request", "ambiguous message framing");
+        http_answer_failure(request, 400, "Bad Request", "ambiguous or invalid message head");
     request->user = handler->on_begin(handler->arg, request);
     request->begun = true;
     if (request->aborted)

@@ -134,6 +134,7 @@ REQUESTS = {
     "gzip is asked for": raw("GET /a HTTP/1.1", b"Accept-Encoding: gzip, deflate;q=0"),
     "expectation": raw("POST /a HTTP/1.1", b"Expect: 100-continue", b"Content-Length: 3", body=b"abc"),
     "HTTP/1.0": raw("GET /a HTTP/1.0"),
+    "bare line feeds": b"GET /a HTTP/1.1\nHost: shop.example\nA: 1\nB:\n\n",
     "HTTP/1.0 without Host": b"GET /a HTTP/1.0\r\n\r\n",
     "HTTP/1.0 with a body": raw("POST /a HTTP/1.0", b"Content-Length: 3", body=b"abc"),
     "absolute form": raw("GET http://other.example:81/a//b?c=%2F HTTP/1.1"),
@@ -234,6 +235,27 @@ def test_contradictory_framing_is_refused(cast, headers):
     for address in (cast.nginx.buffered, *cast.gateways):
         seen, answer = cast.through(address, request)
         assert seen == [] and answer.status in ((400,) if address in cast.gateways else (400, 501))
+
+
+@pytest.mark.parametrize("request_", [
+    b"GET /a HTTP/1.1\r\n\r\n",
+    b"GET http://x/a HTTP/1.1\r\n\r\n",
+    raw("GET /a HTTP/1.1", b"host: other.example"),
+    b"GET /a HTTP/1.0\r\nHost: x\r\nHost: x\r\n\r\n",
+    raw("GET /a HTTP/1.1", b"X: a\0b", b"Y: 1"),
+    raw("GET /a HTTP/1.1", b"X: a\0b"),
+    raw("GET /a HTTP/1.1", b"X: a\0", b"Y: 1"),
+    raw("GET /a HTTP/1.1", b"X: \0b"),
+    raw("GET /a\0b HTTP/1.1"),
+    raw("GET /a?b\0c=1&d HTTP/1.1"),
+    raw("GET\0A /a HTTP/1.1"),
+    b"GET /a HTTP/1.1\nHost: x\nX: a\0b\n\n",
+])
+def test_an_invalid_head_is_refused(cast, request_):
+    """No Host or two, and NUL anywhere, which libmicrohttpd would take for the end of the text."""
+    for address in (cast.nginx.buffered, *cast.gateways):
+        seen, answer = cast.through(address, request_)
+        assert seen == [] and answer.status == 400
 
 
 @pytest.mark.parametrize("headers", [(b"Upgrade: websocket", b"Connection: Upgrade", b"Sec-WebSocket-Version: 13"),
