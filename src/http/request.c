@@ -37,6 +37,16 @@ static void split_target(struct span uri, struct span *ret_path, struct span *re
     }
 }
 
+/* libmicrohttpd takes a query apart next: a struct for each argument, in the memory of the connection, which some 250 of
+ * them fill, so that not even an answer has room. Nobody reads them: the target has been copied. The text is in the
+ * receive buffer, and libmicrohttpd writes to it itself. */
+static void drop_arguments(const char *uri)
+{
+    char *mark = strchr((char *)(uintptr_t)uri, '?');
+    if (mark)
+        mark[1] = '\0';
+}
+
 void *http_on_first_line(void *cls, const char *uri, struct MHD_Connection *mhd)
 {
     struct http_pack *pack = cls;
@@ -60,6 +70,7 @@ void *http_on_first_line(void *cls, const char *uri, struct MHD_Connection *mhd)
         memcpy(request->target + target_len + 1, authority.ptr, authority.len);
         request->authority = (struct span){request->target + target_len + 1, authority.len};
     }
+    drop_arguments(uri);
     connection->request = request;
     request->link = &pack->front->requests;
     request->next = *request->link;

@@ -143,7 +143,8 @@ REQUESTS = {
 }
 for number, target in enumerate(("/", "/a//b", "//a", "/./a/../b", "/a/..", "/a%2Fb%2f", "/%41%7e~", "/a?a=b?c", "/a;b;c=1?d;e", "/a?",
                                  "/a??", "/a+b%20c?x+y", "/a?q=[]{}|\\^`\"<>'", "/a[1]{2}|\\^`'", "/a?q=%00%0d%0a",
-                                 "/é\xff?é", "/a&b=c,$!*()@:", "/a?http://x/y", "/a:b", "/" + "p" * 4000 + "?" + "q" * 3000)):
+                                 "/é\xff?é", "/a&b=c,$!*()@:", "/a?http://x/y", "/a:b", "/" + "p" * 4000 + "?" + "q" * 3000,
+                                 "/a?" + "&".join("id=%d" % i for i in range(900)))):
     REQUESTS["target %d" % number] = raw("GET " + target + " HTTP/1.1")
 
 
