@@ -27,6 +27,32 @@ static void on_hangup(struct loop_io *io, uint32_t events)
         shutdown(io->fd, SHUT_RDWR);
 }
 
+/* libmicrohttpd's time-out begins anew with each byte: a head that comes in drops would keep its connection for days. The
+ * timer is not moved for every request; it looks when it fires. */
+static void on_head_late(struct loop_timer *timer)
+{
+    struct http_connection *connection = SG_CONTAINER_OF(timer, struct http_connection, head_timer);
+    const struct http_front *front = connection->pack->front;
+    uint64_t deadline_ns = connection->waits_since_ns + front->settings.idle_timeout_ms * SG_NSEC_PER_MSEC;
+    if (connection->request && connection->request->phase != HTTP_PHASE_HEAD)
+        return; /* set again at its end */
+    if (deadline_ns > loop_now_ns(front->loop) && loop_timer_set(front->loop, timer, deadline_ns) == ERR_OK)
+        return;
+    connection->late = true;
+    shutdown(connection->watch.fd, SHUT_RDWR);
+}
+
+void http_wait_for_head(struct http_connection *connection)
+{
+    const struct http_front *front = connection->pack->front;
+    connection->waits_since_ns = loop_now_ns(front->loop);
+    if (loop_timer_is_set(&connection->head_timer))
+        return;
+    /* Without memory for it libmicrohttpd's time-out is left. */
+    (void)!loop_timer_set(front->loop, &connection->head_timer,
+                          connection->waits_since_ns + front->settings.idle_timeout_ms * SG_NSEC_PER_MSEC);
+}
+
 static void connection_start(struct http_pack *pack, struct MHD_Connection *mhd, void **context)
 {
     struct http_connection *connection = calloc(1, sizeof(*connection));
@@ -38,6 +64,8 @@ static void connection_start(struct http_pack *pack, struct MHD_Connection *mhd,
     connection->watch.fd = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
     connection->watch.on_ready = on_hangup;
     (void)!loop_io_add(pack->front->loop, &connection->watch, EPOLLRDHUP | EPOLLET);
+    connection->head_timer.on_timer = on_head_late;
+    http_wait_for_head(connection);
 }
 
 static void on_connection(void *cls, struct MHD_Connection *mhd, void **context,
@@ -52,6 +80,7 @@ static void on_connection(void *cls, struct MHD_Connection *mhd, void **context,
     *context = NULL;
     if (connection) {
         loop_io_del(pack->front->loop, &connection->watch);
+        loop_timer_cancel(pack->front->loop, &connection->head_timer);
         free(connection);
     }
     pack->connections--;

@@ -55,7 +55,10 @@ struct http_connection {
     struct MHD_Connection *mhd;
     struct http_request *request; /* the one under way */
     struct loop_io watch;         /* EPOLLRDHUP: libmicrohttpd does not notice while suspended */
+    struct loop_timer head_timer; /* set while no request is under way, and perhaps for longer */
+    uint64_t waits_since_ns;      /* for a first line, then for the rest of a head */
     bool gone;
+    bool late; /* the head was: what is in the receive buffer still begins no request */
 };
 
 enum http_phase {
@@ -99,6 +102,8 @@ struct http_request {
 
 /* front.c */
 void http_pack_run_later(struct http_pack *pack);
+/* The next head is due from now on. */
+void http_wait_for_head(struct http_connection *connection);
 void http_front_take(struct http_front *front, int fd, const struct sockaddr *address, socklen_t address_len);
 /* listener.c */
 enum err_code http_accept_start(struct http_front *front);

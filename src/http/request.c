@@ -60,7 +60,7 @@ void *http_on_first_line(void *cls, const char *uri, struct MHD_Connection *mhd)
         return NULL; /* http_on_access refuses */
     request->front = pack->front;
     request->connection = connection;
-    request->started_ns = loop_now_ns(pack->front->loop);
+    request->started_ns = connection->waits_since_ns = loop_now_ns(pack->front->loop);
     request->target_len = target_len;
     request->raw_target = (struct span){uri, strlen(uri)};
     if (slash)
@@ -95,6 +95,7 @@ void http_on_completed(void *cls, struct MHD_Connection *mhd, void **context,
         request->next->link = request->link;
     loop_timer_cancel(request->front->loop, &request->body_timer);
     request->connection->request = NULL;
+    http_wait_for_head(request->connection);
     request->front->active--;
     if (request->begun) {
         const struct http_summary summary = {
@@ -318,7 +319,7 @@ static enum MHD_Result on_head(struct http_request *request, const char *method,
 {
     int64_t length;
     const struct http_handler *handler = &request->front->settings.handler;
-    if (request->front->ending)
+    if (request->front->ending || request->connection->late)
         return MHD_NO;
     request->method = method;
     request->version = version;

@@ -90,6 +90,55 @@ def test_a_body_that_does_not_come_is_answered_with_408(gateway, framing):
         assert connection.is_closed_by_peer()
 
 
+@pytest.fixture(scope="module")
+def impatient(legacy):
+    gateway = Gateway(FEATURE_KAFKA_EVENTS="false", LEGACY_URL=legacy.url, SYNCGATE_IDLE_TIMEOUT="1s")
+    yield gateway
+    gateway.stop()
+
+
+HEAD = b"GET /head HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.mark.parametrize("begin, drop", [(b"", b"G"), (b"\r\n", b"\r\n"), (HEAD, b"X: a\r\n"), (HEAD + b"\r\n", b"G"),
+                                         (HEAD + b"\r\n" + HEAD, b"X")],
+                         ids=["first line", "empty lines", "headers", "second line", "second head"])
+def test_a_head_that_comes_in_drops_does_not_keep_its_connection(impatient, begin, drop):
+    with RawConnection(impatient.address, timeout_s=0.1) as connection:
+        connection.send(begin)
+        for _ in range(80):
+            try:
+                connection.send(drop)
+                if connection.socket.recv(65536) == b"":
+                    return
+            except TimeoutError:
+                pass
+            except (BrokenPipeError, ConnectionResetError):
+                return
+        pytest.fail("open after 8 s")
+
+
+def test_the_time_for_a_head_is_not_that_of_requests(impatient, legacy):
+    """An answer takes longer than it, and the connection lives on."""
+    released = threading.Event()
+
+    def respond(request):
+        released.wait(2.5)
+        return legacy.default_answer(request)
+
+    legacy.respond = respond
+    try:
+        with RawConnection(impatient.address) as connection:
+            connection.send(HEAD + b"\r\n")
+            assert connection.read_response().status == 200
+            released.set()
+            for _ in range(2):
+                connection.send(HEAD + b"\r\n")
+                assert connection.read_response().status == 200
+    finally:
+        legacy.respond = legacy.default_answer
+
+
 def test_the_rest_of_a_refused_body_is_not_waited_for(gateway):
     with RawConnection(gateway.address) as connection:
         connection.send(raw_request("POST", "/x", {"Upgrade": "x", "Connection": "upgrade", "Content-Length": "5000"}))
