@@ -121,6 +121,9 @@ struct http_answer {
     size_t header_count;
     struct span body; /* copied */
 };
+/* Whether the head of this answer fits into the connection's memory beside that of the request. If not, the connection would be
+ * closed without an answer. Those of a few short headers always do. */
+bool http_request_has_room(const struct http_request *request, const struct http_answer *answer);
 /* Queues the answer and lets a parked request go. Exactly one answer a request (asserted). Without memory the
  * connection is closed. */
 void http_request_answer(struct http_request *request, const struct http_answer *answer);

@@ -162,6 +162,13 @@ void exchange_answer_legacy(struct exchange *ex, const struct legacy_response *r
     headers[count++] = expose;
     headers[count++] = correlation_header(ex);
     const struct http_answer answer = {response->status, headers, count, body};
+    if (!http_request_has_room(ex->http, &answer)) {
+        exchange_proxy_stop(ex);
+        exchange_answer_error(
+            ex, ERR_LEGACY_BROKEN,
+            "The headers of the legacy backend's answer need more SYNCGATE_CONNECTION_MEMORY");
+        return;
+    }
     exchange_set_state(ex, EXCHANGE_ANSWERED);
     if (streamed)
         http_request_answer_stream(ex->http, &answer, stream_length);

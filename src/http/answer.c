@@ -38,6 +38,14 @@ static void add_headers(struct http_request *request, struct MHD_Response *respo
         MHD_add_response_header(response, "Connection", "close");
 }
 
+bool http_request_has_room(const struct http_request *request, const struct http_answer *answer)
+{
+    size_t need = 192; /* status line, Date, Connection, Content-Length or Transfer-Encoding */
+    for (size_t i = 0; i < answer->header_count; i++)
+        need += answer->headers[i].name.len + answer->headers[i].value.len + 5;
+    return need <= request->answer_room;
+}
+
 static void answer_with(struct http_request *request, const struct http_answer *answer,
                         struct MHD_Response *response)
 {

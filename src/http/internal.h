@@ -11,6 +11,7 @@
 #define HTTP_PACK_CONNECTIONS 256u
 #define HTTP_FRONTS_MAX       256u
 #define HTTP_STREAM_BUFFER    (64u << 10)
+#define HTTP_ANSWER_ROOM      512u       /* for the head of an answer of our own */
 #define HTTP_DISCARD_MAX      (1u << 20) /* bytes of an upload that an early answer may still wait for */
 
 struct http_listener {
@@ -97,6 +98,7 @@ struct http_request {
     size_t target_len;
     struct span authority;  /* of a target in absolute form, behind target */
     struct span raw_target; /* libmicrohttpd's: where it was, and how long */
+    size_t answer_room;     /* bytes of the connection's memory that are left for the head of an answer */
     char target[];          /* NUL-terminated */
 };
 

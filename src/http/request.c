@@ -290,6 +290,22 @@ static enum MHD_Result look_at_framing(void *cls, enum MHD_ValueKind kind, const
     return MHD_YES;
 }
 
+/* The heads of a request and of its answer share the connection's memory, with a struct for each header and cookie, and a
+ * copy of the cookies. Without room libmicrohttpd closes the connection, when the request has been executed already. */
+static void note_answer_room(struct http_request *request, const struct framing *framing)
+{
+    struct MHD_Connection *mhd = request->connection->mhd;
+    const size_t entry = MHD_VERSION < 0x01000000 ? 48 : 64;
+    const char *end = framing->last_value ? framing->last_value : request->raw_target.ptr;
+    size_t used = (size_t)(end + strlen(end) - request->method) + 32; /* line ends, alignment */
+    used += entry * (size_t)(MHD_get_connection_values(mhd, MHD_HEADER_KIND, NULL, NULL) +
+                             MHD_get_connection_values(mhd, MHD_COOKIE_KIND, NULL, NULL));
+    struct span cookies = http_request_header(request, "Cookie");
+    used += cookies.len ? cookies.len + 32 : 0;
+    size_t memory = request->front->settings.connection_memory;
+    request->answer_room = used < memory ? memory - used : 0;
+}
+
 /* What a proxy in front of us may read differently: request smuggling. Of two contradicting lengths libmicrohttpd would
  * silently prefer one. */
 static bool framing_ok(struct http_request *request, int64_t *ret_length)
@@ -297,6 +313,7 @@ static bool framing_ok(struct http_request *request, int64_t *ret_length)
     struct framing framing = {0};
     MHD_get_connection_values(request->connection->mhd, MHD_HEADER_KIND, look_at_framing, &framing);
     *ret_length = framing.encodings ? -1 : framing.length;
+    note_answer_room(request, &framing);
     if (framing.encodings && http_request_is_http10(request))
         return false; /* RFC 9112 section 6.1: HTTP/1.0 knows no transfer coding */
     if (framing.hosts > 1 || (framing.hosts == 0 && !http_request_is_http10(request)))
@@ -327,6 +344,11 @@ static enum MHD_Result on_head(struct http_request *request, const char *method,
     bool framed = framing_ok(request, &length);
     if (!framed) /* before on_begin, so that the handler starts nothing */
         http_answer_failure(request, 400, "Bad Request", "ambiguous or invalid message head");
+    else if (request->answer_room < HTTP_ANSWER_ROOM) {
+        framed = false;
+        http_answer_failure(request, 431, "Request Header Fields Too Large",
+                            "the head leaves no room for an answer");
+    }
     request->user = handler->on_begin(handler->arg, request);
     request->begun = true;
     if (request->aborted)

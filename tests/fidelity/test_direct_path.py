@@ -401,12 +401,28 @@ def test_too_many_request_headers(cast):
 
 
 def test_a_head_above_the_connection_memory(cast):
-    """libmicrohttpd closes without an answer when the head does not fit into SYNCGATE_CONNECTION_MEMORY."""
-    answer = ok(b"L: " + b"v" * 30000, b"Content-Length: 0")
-    _, got = cast.through(cast.off.address, raw("GET /a HTTP/1.1"), answer=answer)
-    assert got is None
-    _, got = cast.through(cast.on.address, raw("GET /a HTTP/1.1"), answer=answer)
-    assert got.status == 200 and len(got.get(b"L")) == 30000
+    """The heads of request and answer share SYNCGATE_CONNECTION_MEMORY, and libmicrohttpd copies the cookies."""
+    for request, length in ((b"X: x", 30000), (b"L: " + b"v" * 8000, 8000), (b"Cookie: a=" + b"v" * 5000, 6000)):
+        answer = ok(b"L: " + b"v" * length, b"Content-Length: 2", body=b"ok")
+        for method in ("GET", "HEAD"):
+            _, got = cast.through(cast.off.address, raw(f"{method} /a HTTP/1.1", request), answer=answer)
+            assert got.status == 502 and got.get(b"L") is None
+            _, got = cast.through(cast.on.address, raw(f"{method} /a HTTP/1.1", request), answer=answer)
+            assert got.status == 200 and len(got.get(b"L")) == length
+    _, got = cast.through(cast.off.address, raw("GET /a HTTP/1.1"), answer=ok(b"L: " + b"v" * 30000, CHUNKED, body=b"0\r\n\r\n"))
+    assert_error(got, 502, "LEGACY_BROKEN")
+
+
+def test_what_is_executed_is_answered(cast):
+    """Whatever the length of a head, and of that of its answer."""
+    statuses = set()
+    for line in (b"L: ", b"Cookie: a="):
+        for length in range(4000, 16400, 150):
+            request = raw("POST /a HTTP/1.1", line + b"v" * length, b"Content-Length: 2", body=b"{}")
+            seen, got = cast.through(cast.off.address, request, answer=ok(b"L: " + b"v" * 1500, b"Content-Length: 0"))
+            assert got or not seen, (line, length)
+            statuses.add((len(seen), got.status if got else None))
+    assert statuses - {(0, None)} == {(1, 200), (1, 502), (0, 431)}
 
 
 def test_a_request_head_above_the_connection_memory(cast):
