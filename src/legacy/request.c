@@ -170,6 +170,8 @@ static CURLcode set_options(struct legacy_call *call, const char *method, const 
         rc = curl_easy_setopt(easy, CURLOPT_HTTPHEADER, list);
     if (!rc) /* on a new connection no old one can die under a request that must not be sent twice */
         rc = curl_easy_setopt(easy, CURLOPT_FRESH_CONNECT, !call->resendable && !call->has_body ? 1L : 0L);
+    if (!rc)
+        rc = curl_easy_setopt(easy, CURLOPT_FORBID_REUSE, 0L); /* set by an answer of HTTP/1.0 */
     return rc;
 }
 

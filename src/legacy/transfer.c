@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Callbacks of one transfer. Invariants:
- * - Inside them nothing of curl is called but curl_easy_getinfo(); the owner, whom they call, may cancel the
- * call, so `cancelled` is looked at again after every word to the owner. The handle is removed later, by the
- * task.
+ * - Inside them nothing of curl is called but curl_easy_getinfo() and curl_easy_setopt(); the owner, whom they
+ * call, may cancel the call, so `cancelled` is looked at again after every word to the owner. The handle is
+ * removed later, by the task.
  * - A request goes out a second time only as retry.c permits. curl retries every method when a reused connection
  * dies before the first byte of an answer (lib/transfer.c, Curl_retry_request). That no SEEKFUNCTION is set
  * stops it only once a byte of the body has left, so on_request() is asked before each attempt.
@@ -93,9 +93,19 @@ static void note_answered(struct legacy_call *call)
     call_add_work(call);
 }
 
+/* On a connection that an HTTP/1.0 backend keeps alive curl would speak HTTP/1.0 as well, and refuse a chunked upload. */
+static void leave_http_10(struct legacy_call *call)
+{
+    long version = 0;
+    curl_easy_getinfo(call->easy, CURLINFO_HTTP_VERSION, &version);
+    if (version == CURL_HTTP_VERSION_1_0)
+        curl_easy_setopt(call->easy, CURLOPT_FORBID_REUSE, 1L);
+}
+
 static bool final_head(struct legacy_call *call, int status)
 {
     struct legacy_response response;
+    leave_http_10(call);
     head_response(&call->head, status, &response);
     on_progress(call);
     call->handler.on_head(call->arg, &response);

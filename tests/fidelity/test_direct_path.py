@@ -458,6 +458,18 @@ def test_pipelined_requests_are_answered_in_order(cast):
 
 # ---- moments ----
 
+def test_a_backend_of_http_1_0_that_keeps_connections(cast):
+    """Its connections are not used again, by nginx either: what it is sent stays HTTP/1.1, chunked uploads included."""
+    answer = ok(b"Connection: keep-alive", b"Content-Length: 2", body=b"ok", start=b"HTTP/1.0 200 OK")
+    upload = raw("POST /b HTTP/1.1", CHUNKED, body=b"1\r\na\r\n0\r\n\r\n")
+    for address in (cast.nginx.buffered, *cast.gateways):
+        cast.backend.reset(answer=answer)
+        got = [exchange(address, request) for request in (raw("GET /a HTTP/1.1"), upload, upload, raw("GET /a HTTP/1.1"))]
+        assert [message.status for message in got] == [200] * 4
+        assert [message.start for message in cast.backend.seen] == [b"GET /a HTTP/1.1", b"POST /b HTTP/1.1", b"POST /b HTTP/1.1",
+                                                                    b"GET /a HTTP/1.1"]
+
+
 def test_expect_continue_with_a_willing_backend(cast):
     """The 100 is the proxy's own; the backend never sees the expectation."""
     for address in (cast.nginx.buffered, *cast.gateways):
