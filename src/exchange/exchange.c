@@ -137,13 +137,27 @@ static bool wants_upgrade(const struct exchange *ex)
     return false;
 }
 
+/* A browser asks before it calls a route of `only`: that must not need the legacy backend either. */
+static bool asks_for_only(const struct exchange *ex)
+{
+    const struct exchange_plan *plan = ex->view->plan;
+    struct span method = http_request_header(ex->http, "Access-Control-Request-Method");
+    struct route_match match;
+    if (!method.ptr || !span_eq(http_request_method(ex->http), SPAN_LIT("OPTIONS")))
+        return false;
+    bool only = route_table_match(plan->routes, method, http_request_target(ex->http), &match) == ERR_OK &&
+                match.route && exchange_route_flag(&plan->states[match.route->index]).mode == PATH_MODE_ONLY;
+    route_match_fini(&match);
+    return only;
+}
+
 static void begin_without_kafka(struct exchange *ex)
 {
     if (wants_upgrade(ex)) {
         exchange_answer_error(ex, ERR_UPGRADE, "Protocol upgrades are not supported");
         return;
     }
-    if (ex->worker->legacy) {
+    if (ex->worker->legacy && !asks_for_only(ex)) {
         exchange_proxy_start(ex, true);
         return;
     }

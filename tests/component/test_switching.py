@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from gateway import BIND, Gateway, copy_routes
+from gateway import BIND, UNBIND, Gateway, copy_routes
 from http_client import request
 from legacy_stub import LegacyStub
 from process import eventually
@@ -156,6 +156,20 @@ def test_an_untrusted_forwarded_address_does_not_count(start):
     gateway = start(FEATURE_KAFKA_EVENTS="split:50")
     paths = {gateway.path_of(gateway.call("POST", BIND, {}, {"X-Forwarded-For": f"192.0.2.{n}"})) for n in range(20)}
     assert len(paths) == 1
+
+
+def test_a_preflight_of_only_needs_no_legacy(start):
+    """Else no browser could call the route while the legacy backend is away."""
+    gateway = start(FEATURE_KAFKA_EVENTS_BIND_DEVICE_QR="only", LEGACY_URL="http://127.0.0.1:1")
+    asked = {"Origin": "http://shop.example", "Access-Control-Request-Method": "POST"}
+    got = gateway.call("OPTIONS", BIND.upper() + "/", headers=asked)
+    assert got.status == 204 and got.header("Access-Control-Allow-Origin") == "*"
+    assert got.header("Access-Control-Allow-Methods") == "GET,HEAD,PUT,PATCH,POST,DELETE"
+    assert got.header("Access-Control-Allow-Headers") == "Content-Type, Authorization"
+    for path, headers in ((UNBIND, asked), (BIND, {**asked, "Access-Control-Request-Method": "GET"}), (BIND, {}), ("/x", asked)):
+        assert gateway.call("OPTIONS", path, headers=headers).status == 502, (path, headers)
+    gateway.set(COMMON, "primary")
+    assert gateway.call("OPTIONS", BIND, headers=asked).status == 502
 
 
 # ---- the admin port ----
