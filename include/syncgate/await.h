@@ -89,8 +89,8 @@ static inline bool await_is_pending(const struct await_entry *entry)
 }
 /* Who won the request that had this id, as long as it is remembered (the last 8192 or so); AWAIT_PENDING: not known. */
 enum await_winner await_past_winner(const struct await_table *table, const struct await_id *id);
-/* Any entry, NULL when empty: for emptying the table at shutdown. */
-struct await_entry *await_first(struct await_table *table);
+/* The next entry behind *place, which begins at 0 and moves on; NULL: no more. Entries may be removed on the way. */
+struct await_entry *await_next(struct await_table *table, uint32_t *place);
 uint32_t await_count(const struct await_table *table);
 /* How often each winner won. */
 const uint64_t *await_wins(const struct await_table *table);

@@ -205,11 +205,13 @@ enum await_winner await_past_winner(const struct await_table *table, const struc
     return await_id_eq(&past->id, id) ? (enum await_winner)past->winner : AWAIT_PENDING;
 }
 
-struct await_entry *await_first(struct await_table *table)
+struct await_entry *await_next(struct await_table *table, uint32_t *place)
 {
-    for (uint32_t slot = 1; slot <= table->slots_used; slot++)
-        if (table->slots[slot].entry)
-            return table->slots[slot].entry;
+    while (*place < table->slots_used) {
+        struct await_entry *entry = table->slots[++*place].entry;
+        if (entry)
+            return entry;
+    }
     return NULL;
 }
 

@@ -108,7 +108,8 @@ static void on_deadline(struct await_entry *entry)
 
 void exchange_worker_abandon(struct exchange_worker *worker)
 {
-    for (struct await_entry *entry; (entry = await_first(worker->table));) {
+    uint32_t place = 0;
+    for (struct await_entry *entry; (entry = await_next(worker->table, &place));) {
         struct exchange *ex = SG_CONTAINER_OF(entry, struct exchange, entry);
         exchange_unpark(ex, AWAIT_WON_SHUTDOWN);
         exchange_answer_error(ex, ERR_ABANDONED,

@@ -8,6 +8,7 @@
 #include <sys/queue.h>
 
 #include "syncgate/legacy.h"
+#include "syncgate/log.h"
 
 #define LEGACY_STREAM_MAX       ((size_t)65536)
 #define LEGACY_HEAD_MAX_BYTES   ((size_t)102400) /* all heads of one answer, 1xx included */
@@ -28,6 +29,7 @@ struct legacy {
     unsigned max_retries;
     uint32_t retry_backoff_ms;
     uint64_t retries; /* of all calls so far */
+    struct log_limit failure_log;
 
     struct call_list waiting; /* started, not in the multi handle: FIFO */
     struct call_list work;    /* calls that the task has to look at */

@@ -203,11 +203,34 @@ void call_leave(struct legacy_call *call)
         loop_defer(legacy->loop, &legacy->task);
 }
 
+/* What the caller is not told: refused, no such name, a certificate that nobody trusts. */
+static void tell_failure(struct legacy_call *call, CURLcode rc, enum err_code code)
+{
+    struct legacy *legacy = call->legacy;
+    uint64_t suppressed;
+    long os_error = 0;
+    if (call->cancelled || !log_limit_ok(&legacy->failure_log, loop_now_ns(legacy->loop), 1, &suppressed))
+        return;
+    curl_easy_getinfo(call->easy, CURLINFO_OS_ERRNO, &os_error);
+    struct log_line line;
+    log_begin(&line, LOG_WARN, "legacy call failed");
+    log_str(&line, "code", err_info(code)->label);
+    /* Our own word is no reason: a reused connection was lost, and what is not idempotent is not sent again. */
+    log_str(&line, "reason", rc == CURLE_ABORTED_BY_CALLBACK ? "connection lost" : curl_easy_strerror(rc));
+    if (os_error)
+        log_str(&line, "text", strerrordesc_np((int)os_error));
+    log_u64(&line, "suppressed", suppressed);
+    log_end(&line);
+}
+
 void call_done(struct legacy_call *call, CURLcode rc)
 {
     enum err_code code = transfer_result(call, rc);
-    if (code == ERR_OK || !retry_rest(call, rc, code))
-        call_end(call, code);
+    if (code != ERR_OK && retry_rest(call, rc, code))
+        return;
+    if (code != ERR_OK)
+        tell_failure(call, rc, code);
+    call_end(call, code);
 }
 
 void call_end(struct legacy_call *call, enum err_code code)

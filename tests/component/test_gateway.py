@@ -406,6 +406,8 @@ def test_without_a_broker_only_is_unavailable(stoppable, device_id):
 def test_legacy_unreachable_and_too_slow(stoppable, device_id):
     gateway = stoppable(Gateway(FEATURE_KAFKA_EVENTS="false", LEGACY_URL="http://127.0.0.1:9"))
     error_answer(502, "LEGACY_UNREACHABLE", gateway.bind(device_id))
+    line = gateway.wait_log("legacy call failed", code="legacy_unreachable")
+    assert "connect" in line["reason"] and line["text"] == "Connection refused"
     slow = LegacyStub()
     release = threading.Event()
 

@@ -166,7 +166,8 @@ static void test_capacity(void **state)
     assert_int_equal(add_far(&desk, &entries[1]), ERR_OVERLOADED);
     for (int i = 0; i < 3; i++)
         assert_ptr_equal(await_find(desk.table, &entries[i == 1 ? 3 : i].id), &entries[i == 1 ? 3 : i]);
-    for (struct await_entry *entry; (entry = await_first(desk.table));)
+    uint32_t place = 0;
+    for (struct await_entry *entry; (entry = await_next(desk.table, &place));)
         await_remove(entry, AWAIT_WON_SHUTDOWN);
     assert_int_equal(await_wins(desk.table)[AWAIT_WON_SHUTDOWN], 3);
     desk_fini(&desk);
@@ -321,7 +322,8 @@ static void test_growth(void **state)
     for (int i = 0; i < COUNT; i++)
         assert_ptr_equal(await_find(desk.table, &entries[i].id), i % 2 ? &entries[i] : NULL);
     int left = 0;
-    for (struct await_entry *entry; (entry = await_first(desk.table)); left++) {
+    uint32_t place = 0;
+    for (struct await_entry *entry; (entry = await_next(desk.table, &place)); left++) {
         await_remove(entry, AWAIT_WON_SHUTDOWN);
         if (left >= COUNT)
             break;
@@ -519,7 +521,7 @@ static void test_against_a_model(void **state)
         assert_int_equal(await_wins(model->desk.table)[winner], model->wins[winner]);
     while (model->live_count)
         model_remove(model);
-    assert_null(await_first(model->desk.table));
+    assert_null(await_next(model->desk.table, &(uint32_t){0}));
     desk_fini(&model->desk);
     free(model);
 }
