@@ -8,7 +8,7 @@ import pytest
 from broker import KafkaCluster
 from fault_matrix import (AT_ONCE_S, SLACK_S, TIMEOUT_S, Expect, Row, World, cells_of, new_device)
 from kafka_proxy import NOT_ENOUGH_REPLICAS, PRODUCE
-from process import eventually
+from process import PATIENCE_S, eventually
 from service import COMMANDS, TOPICS, Service
 
 # One failure opens; the first success closes.
@@ -32,6 +32,7 @@ LANES = {
 # --- what is expected ---
 
 BY_KAFKA = Expect(200, "kafka", commands=1)
+GONE = Expect(499, "kafka", commands=1)
 
 
 def both(expect):
@@ -117,6 +118,13 @@ def a_probe_failed(**actions):
     return arrange
 
 
+def held_ack(lane, device):
+    """The broker has the command, its acknowledgement comes when the returned event is set."""
+    release = threading.Event()
+    lane.proxy.on(PRODUCE, device.encode(), then=lambda: release.wait(PATIENCE_S))
+    return release
+
+
 # --- calls ---
 
 
@@ -130,22 +138,38 @@ def told_when(lane, device):
 
 
 def beside_a_probe(lane, device):
-    """Its place is taken by another call, which waits for its reply."""
+    """Its place is taken by another call, which waits for its reply; the cluster's by one whose command is not acknowledged
+    yet."""
     first, answers = new_device(), []
     lane.world.answer(first, 1.5)
+    release = held_ack(lane, first)
+    if "cluster" not in lane.kind:
+        release.set()
     other = threading.Thread(target=lambda: answers.append(lane.call(first)), daemon=True)
     other.start()
     lane.world.service.wait_command(first)
     answer = lane.call(device)
     expect_state(lane, "half_open", "produce_failures")
+    release.set()
     other.join(TIMEOUT_S + SLACK_S)
     assert answers and answers[0].status == 200 and not answers[0].json().get("legacy"), answers
     return answer
 
 
-def gone_while_parked(lane, device):
+def gone_before_ack(lane, device):
+    release, before = held_ack(lane, device), len(lane.exchanges())
     with lane.client(device):
         lane.world.service.wait_command(device)
+    lane.wait_exchange(before)
+    expect_state(lane, "half_open", "produce_failures")
+    release.set()
+
+
+def gone_when_acknowledged(lane, device):
+    with lane.client(device):
+        lane.world.service.wait_command(device)
+        if "cluster" in lane.kind:
+            eventually(lambda: look(lane)["state"] == "closed", "the command is in Kafka, that is enough")
 
 
 # --- what comes later ---
@@ -192,8 +216,10 @@ def probe_rows(lane, reason):
             after=is_closed),
         Row("probe", "under way for another call", kept_from_kafka(reason, TIMEOUT_S), probe(), act=beside_a_probe, lane=lane,
             after=is_closed),
-        Row("probe", "client gone", both(Expect(499, "kafka", commands=1)), probe(), act=gone_while_parked, reply=1,
-            lane=lane, after=place_is_given_back),
+        Row("probe", "client gone before the acknowledgement", both(GONE), probe(), act=gone_before_ack, reply=1, lane=lane,
+            after=place_is_given_back),
+        Row("probe", "client gone", both(GONE), probe(), act=gone_when_acknowledged, reply=1, lane=lane,
+            after=is_closed if "cluster" in lane else place_is_given_back),
     ]
 
 
