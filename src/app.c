@@ -199,6 +199,33 @@ static void set_phase(struct app *app, enum app_phase phase, const char *msg)
     log_end(&line);
 }
 
+/* Something that each worker's loop does with its front. */
+struct front_msg {
+    struct loop_msg msg;
+    struct http_front *front;
+    void (*act)(struct http_front *front);
+};
+
+/* Thread: the worker's loop. */
+static void on_front_msg(struct loop_msg *msg)
+{
+    struct front_msg *said = SG_CONTAINER_OF(msg, struct front_msg, msg);
+    said->act(said->front);
+    free(said);
+}
+
+/* A loop that there is no memory to tell goes on as before. */
+static void tell_fronts(struct app *app, void (*act)(struct http_front *front))
+{
+    for (size_t i = 0; i < app->worker_count; i++) {
+        struct front_msg *say = malloc(sizeof(*say));
+        if (!say)
+            continue;
+        *say = (struct front_msg){.msg.on_msg = on_front_msg, .front = app->workers[i].front, .act = act};
+        loop_post(app->workers[i].loop, &say->msg);
+    }
+}
+
 static void on_counted(struct app_gather *gather)
 {
     struct app *app = gather->app;
@@ -219,8 +246,13 @@ static void on_counted(struct app_gather *gather)
     }
     bool flushed = app->abandoned && loop_now_ns(app->loop) - app->phase_ns >= FLUSH_NS;
     app_gather_freep(&gather);
-    if (active == 0 || flushed)
+    if (flushed || (active == 0 && app->refusing)) {
         loop_stop(app->loop);
+    } else if (active == 0) { /* once more: what came behind the count would be executed and not answered */
+        app->refusing = true;
+        tell_fronts(app, http_front_refuse);
+        (void)!loop_timer_set(app->loop, &app->tick, loop_now_ns(app->loop));
+    }
 }
 
 /* After the delay no new connection is taken; requests finish, and what does not is ended. */
@@ -233,19 +265,6 @@ static void drain_step(struct app *app)
     app->counting = app_gather_start(app, over && !app->abandoned, on_counted, NULL) != NULL;
 }
 
-struct drain_front {
-    struct loop_msg msg;
-    struct http_front *front;
-};
-
-/* Thread: the worker's loop. */
-static void on_drain_front(struct loop_msg *msg)
-{
-    struct drain_front *drain = SG_CONTAINER_OF(msg, struct drain_front, msg);
-    http_front_drain(drain->front);
-    free(drain);
-}
-
 static void leave(struct app *app)
 {
     if (app->phase >= APP_LEAVING) {
@@ -253,14 +272,7 @@ static void leave(struct app *app)
         return;
     }
     set_phase(app, APP_LEAVING, "shutting down");
-    for (size_t i = 0; i < app->worker_count; i++) {
-        struct drain_front *drain = malloc(sizeof(*drain));
-        if (!drain)
-            continue;
-        drain->msg.on_msg = on_drain_front;
-        drain->front = app->workers[i].front;
-        loop_post(app->workers[i].loop, &drain->msg);
-    }
+    tell_fronts(app, http_front_drain);
 }
 
 static void on_tick(struct loop_timer *timer)

@@ -77,6 +77,7 @@ struct app {
     uint64_t started_ns, phase_ns; /* CLOCK_MONOTONIC */
     bool hurry;                    /* a second signal */
     bool abandoned;                /* parked requests were ended */
+    bool refusing;                 /* nothing is active any more, and nothing is begun */
     bool counting;                 /* a gather is under way for the drain */
 };
 

@@ -79,6 +79,8 @@ struct http_front *http_front_new(struct loop *loop, struct http_listener *liste
 enum err_code http_front_join(struct http_front *front) SG_NODISCARD;
 /* From now on every answer closes its connection. Thread: loop. */
 void http_front_drain(struct http_front *front);
+/* From now on a request is answered 503 instead of begun. Thread: loop. */
+void http_front_refuse(struct http_front *front);
 /* Requests between their first line and on_done. Thread: loop. */
 uint32_t http_front_active(const struct http_front *front);
 /* Closes all connections; aborts what is unfinished (on_done is called). NULL-safe. Thread: loop, or main once it ended. */

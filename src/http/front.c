@@ -246,6 +246,11 @@ void http_front_drain(struct http_front *front)
     front->draining = true;
 }
 
+void http_front_refuse(struct http_front *front)
+{
+    front->refusing = true;
+}
+
 uint32_t http_front_active(const struct http_front *front)
 {
     return front->active;

@@ -46,6 +46,7 @@ struct http_front {
     atomic_uint connections;       /* read by the other fronts to balance */
     uint32_t active;
     bool draining;
+    bool refusing;
     bool ending; /* http_front_freep() runs: a request that comes now is refused */
     struct buf scratch;
     struct log_limit log_limit;

@@ -341,19 +341,23 @@ static enum MHD_Result on_head(struct http_request *request, const char *method,
     request->method = method;
     request->version = version;
     request->phase = HTTP_PHASE_BODY;
-    bool framed = framing_ok(request, &length);
-    if (!framed) /* before on_begin, so that the handler starts nothing */
+    bool taken = framing_ok(request, &length);
+    if (!taken) /* before on_begin, so that the handler starts nothing */
         http_answer_failure(request, 400, "Bad Request", "ambiguous or invalid message head");
     else if (request->answer_room < HTTP_ANSWER_ROOM) {
-        framed = false;
+        taken = false;
         http_answer_failure(request, 431, "Request Header Fields Too Large",
                             "the head leaves no room for an answer");
+    } else if (request->front->refusing) {
+        taken = false;
+        http_answer_failure(request, 503, "Service Unavailable",
+                            "the gateway is stopping; the request was not executed");
     }
     request->user = handler->on_begin(handler->arg, request);
     request->begun = true;
     if (request->aborted)
         return MHD_NO;
-    if (!framed) {
+    if (!taken) {
         request->phase = HTTP_PHASE_ENDED;
         return http_queue(request);
     }

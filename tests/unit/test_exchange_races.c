@@ -576,6 +576,21 @@ static void test_storm(void **state)
     free(storm);
 }
 
+/* The last thing before the process ends: what was begun goes on, what comes now is not begun, and says so. */
+static void test_a_front_that_refuses(void **state)
+{
+    (void)state;
+    static struct call begun, refused;
+    call_park(&begun, "/primary", "lamp", false);
+    http_front_refuse(rig.front);
+    call_send(&refused, "/primary", "late", false);
+    call_expect(&refused, 503, "the request was not executed");
+    assert_int_equal(call_executions(&refused), 0);
+    assert_int_equal(await_count(rig.worker->table), 1);
+    reply_well(&begun);
+    call_expect(&begun, 200, "\"from\":\"kafka\"");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -586,6 +601,7 @@ int main(void)
         cmocka_unit_test_teardown(test_unexpected_replies, rig_after),
         cmocka_unit_test_teardown(test_route_full, rig_after),
         cmocka_unit_test_teardown(test_storm, rig_after),
+        cmocka_unit_test_teardown(test_a_front_that_refuses, rig_after), /* nothing can come behind it */
     };
     return cmocka_run_group_tests(tests, rig_start, rig_stop);
 }
