@@ -63,15 +63,18 @@ void app_gather_freep(struct app_gather **gather)
 
 /* ---- health ---- */
 
-bool app_closed_route(const struct app *app, bool only, struct exchange_closed *ret_closed)
+bool app_closed_route(const struct app *app, enum app_scope scope, struct exchange_closed *ret_closed)
 {
     const struct exchange_plan *plan = app->plan;
     for (size_t i = 0; i < plan->routes->count; i++) {
         struct path_flag flag = exchange_route_flag(&plan->states[i]);
-        if (!path_flag_needs_kafka(&flag) || (only && path_flag_has_legacy(&flag)))
+        struct exchange_closed closed;
+        if (!path_flag_needs_kafka(&flag) || (scope == APP_ONLY_KAFKA && path_flag_has_legacy(&flag)) ||
+            !exchange_route_closed(&app->shared, plan, &plan->routes->routes[i], &closed) ||
+            (scope != APP_ALL_ROUTES && closed.lacks_topic))
             continue;
-        if (exchange_route_closed(&app->shared, plan, &plan->routes->routes[i], ret_closed))
-            return true;
+        *ret_closed = closed;
+        return true;
     }
     return false;
 }
@@ -89,12 +92,12 @@ bool app_uses_kafka(const struct app *app)
 static size_t health_checks(const struct app *app, struct ops_check checks[3])
 {
     struct exchange_closed closed;
-    bool is_closed = app_closed_route(app, true, &closed), leaving = app->phase >= APP_LEAVING;
+    bool is_closed = app_closed_route(app, APP_ONLY_KAFKA, &closed), leaving = app->phase >= APP_LEAVING;
     checks[0] = (struct ops_check){.name = "running", .ok = !leaving};
     snprintf(checks[0].detail, sizeof(checks[0].detail), "%s",
              leaving ? "shutting down" : "accepting requests");
     checks[1] = (struct ops_check){.name = "kafka", .ok = !is_closed};
-    if (is_closed || app_closed_route(app, false, &closed)) /* the latter: legacy serves meanwhile */
+    if (is_closed || app_closed_route(app, APP_ALL_ROUTES, &closed)) /* the latter: it serves all the same */
         snprintf(checks[1].detail, sizeof(checks[1].detail), "%s%s%.*s", closed.why,
                  closed.topic.ptr ? ": " : "", (int)closed.topic.len, closed.topic.ptr);
     else

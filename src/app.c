@@ -191,7 +191,7 @@ static void set_phase(struct app *app, enum app_phase phase, const char *msg)
     log_begin(&line, LOG_INFO, msg);
     if (phase == APP_SERVING && app->kafka) {
         struct exchange_closed closed = {.why = app_uses_kafka(app) ? "open" : "not used"};
-        (void)app_closed_route(app, false, &closed);
+        (void)app_closed_route(app, APP_ALL_ROUTES, &closed);
         log_str(&line, "kafka", closed.why);
         if (closed.topic.ptr)
             log_span(&line, "topic", closed.topic);
@@ -283,8 +283,8 @@ static void on_tick(struct loop_timer *timer)
     switch (app->phase) {
     case APP_STARTING:
         (void)app_reload_step(app); /* it may mend what the start waits for */
-        if (!app_closed_route(app, false, &closed) ||
-            (in_phase_ns >= START_GRACE_NS && !app_closed_route(app, true, &closed)))
+        if (!app_closed_route(app, APP_WAITED_FOR, &closed) ||
+            (in_phase_ns >= START_GRACE_NS && !app_closed_route(app, APP_ONLY_KAFKA, &closed)))
             set_phase(app, APP_SERVING, "ready");
         break;
     case APP_SERVING:

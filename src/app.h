@@ -158,9 +158,14 @@ struct admin_call {
 void app_admin_answer(struct admin_call *call, int status, struct span type, struct span body);
 /* {"message":...,"statusCode":...} */
 void app_admin_refuse(struct admin_call *call, int status, const char *message);
-/* Why Kafka is closed for the first route of which it is: among those that have no other path (only), or among all that use
- * it. False: it is open, *ret_closed is not set. */
-bool app_closed_route(const struct app *app, bool only, struct exchange_closed *ret_closed);
+/* Of which routes somebody wants to know whether Kafka is closed. */
+enum app_scope {
+    APP_ALL_ROUTES, /* those that use it */
+    APP_WAITED_FOR, /* the same, but for what a missing command topic closes */
+    APP_ONLY_KAFKA, /* of these, those that have no other path */
+};
+/* Why it is closed for the first of them of which it is. False: it is open, *ret_closed is not set. */
+bool app_closed_route(const struct app *app, enum app_scope scope, struct exchange_closed *ret_closed);
 /* Whether a route's flag takes any call to Kafka. */
 bool app_uses_kafka(const struct app *app);
 /* Whether the gateway should get traffic; *ret_why names the first check that fails. */

@@ -119,6 +119,7 @@ struct exchange_closed {
     const char *why;   /* for people */
     struct span topic; /* which one it is about; ptr NULL: none */
     enum path_fallback reason;
+    bool lacks_topic; /* its command topic is missing: its own trouble, nothing that a start waits for */
 };
 /* False: it is open, *ret_closed is not set. Thread: any. */
 bool exchange_route_closed(const struct exchange_shared *shared, const struct exchange_plan *plan,

@@ -105,6 +105,8 @@ enum err_code kafka_add_command_topics(struct kafka *kafka, const struct span *n
                                        uint32_t *ret_index) SG_NODISCARD;
 /* Whether commands may be produced to it: the topic has been seen in the cluster once. It stays ready. Thread: any. */
 bool kafka_command_topic_is_ready(const struct kafka *kafka, uint32_t command_topic);
+/* The cluster was asked, and does not have it or keeps it from us. Thread: any. */
+bool kafka_command_topic_is_missing(const struct kafka *kafka, uint32_t command_topic);
 
 /* ---- commands ---- */
 

@@ -321,8 +321,11 @@ bool exchange_route_closed(const struct exchange_shared *shared, const struct ex
         return closed(ret_closed, PATH_FALLBACK_NO_POSITION,
                       "the reply address of this instance is not being read yet",
                       span_of(plan->config->reply_topic));
-    if (!kafka_command_topic_is_ready(kafka, plan->states[route->index].command_topic))
-        return closed(ret_closed, PATH_FALLBACK_NO_TOPIC, "a command topic is not there yet",
-                      route->command.topic);
-    return false;
+    uint32_t topic = plan->states[route->index].command_topic;
+    if (kafka_command_topic_is_ready(kafka, topic))
+        return false;
+    (void)closed(ret_closed, PATH_FALLBACK_NO_TOPIC, "a command topic is not there yet",
+                 route->command.topic);
+    ret_closed->lacks_topic = kafka_command_topic_is_missing(kafka, topic);
+    return true;
 }

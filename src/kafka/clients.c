@@ -447,6 +447,13 @@ bool kafka_topic_has_position(const struct kafka *kafka, uint32_t reply_topic)
     return atomic_load_explicit(&kafka->topics[reply_topic].has_position, memory_order_acquire);
 }
 
+bool kafka_command_topic_is_missing(const struct kafka *kafka, uint32_t command_topic)
+{
+    const struct kafka_command_state *state = &kafka->commands[command_topic];
+    return atomic_load_explicit(&state->missing, memory_order_relaxed) &&
+           !kafka_command_topic_is_ready(kafka, command_topic);
+}
+
 bool kafka_command_topic_is_ready(const struct kafka *kafka, uint32_t command_topic)
 {
     SG_ASSERT(command_topic < kafka_names_count(&kafka->command_topics));

@@ -34,7 +34,7 @@ struct kafka_topic_state { /* of a reply topic */
 
 struct kafka_command_state {
     atomic_bool ready; /* never cleared: every producer from then on has opened the topic */
-    bool seen_missing; /* watcher only */
+    atomic_bool missing;
 };
 
 struct kafka_outbox;

@@ -202,14 +202,14 @@ static void topic_seen(struct kafka *kafka, uint32_t i, rd_kafka_resp_err_t code
 {
     struct kafka_command_state *state = &kafka->commands[i];
     bool ready = code == RD_KAFKA_RESP_ERR_NO_ERROR;
-    if (!ready && state->seen_missing)
+    if (!ready && atomic_exchange_explicit(&state->missing, true, memory_order_relaxed))
         return;
-    state->seen_missing = !ready;
     struct log_line line;
     log_begin(&line, ready ? LOG_INFO : LOG_WARN,
               ready ? "command topic is known" : "command topic is not there yet");
     log_str(&line, "topic", kafka->command_topics.names[i]);
-    log_str(&line, "reason", ready ? NULL : rd_kafka_err2name(code));
+    if (!ready)
+        log_str(&line, "reason", rd_kafka_err2name(code));
     log_end(&line);
     if (ready)
         atomic_store_explicit(&state->ready, true, memory_order_release);

@@ -124,7 +124,6 @@ class Lane:
         self.gateway = Gateway(
             copy_routes(change), KAFKA_BROKERS=None if mode == "false" else self.proxy.bootstrap,
             FEATURE_KAFKA_EVENTS=mode, LEGACY_URL=None if mode == "only" else legacy_url, SYNCGATE_LOOPS=1,
-            wait_ready=not missing,
             KAFKA_MESSAGE_TIMEOUT=f"{MESSAGE_TIMEOUT_S}s", LEGACY_TIMEOUT=f"{int(LEGACY_TIMEOUT_S * 1000)}ms",
             **{**WITHOUT_BREAKER, **settings})
         if missing:

@@ -17,7 +17,7 @@ from contract import error_answer
 from device_service import DeviceService
 from event_stream import EventStream
 from events import read_records
-from gateway import Gateway, copy_routes
+from gateway import BIND, QR_TOKEN, Gateway, copy_routes
 from process import eventually
 from service import COMMANDS, RESPONSES, TOPICS, Service, answer, bind_response, envelope, reply_headers
 from tokens import bearer
@@ -346,8 +346,10 @@ def test_partitions_added_to_a_command_topic(own_kafka, stoppable):
     assert time.monotonic() - started < 30
 
 
-def test_a_missing_command_topic_is_its_routes_own_trouble(own_kafka, stoppable, device_id):
-    """Its calls go to legacy at once, nothing else is touched, everybody is told which topic it is, and it is used when it comes."""
+@pytest.mark.parametrize("flag", ["true", "only"])
+def test_a_missing_command_topic_is_its_routes_own_trouble(own_kafka, stoppable, device_id, flag):
+    """Its calls go to legacy or are refused at once, nothing else is touched, everybody is told which topic it is, and it is used
+    when it comes."""
 
     def missing(route):
         short_timeout(route)
@@ -355,15 +357,19 @@ def test_a_missing_command_topic_is_its_routes_own_trouble(own_kafka, stoppable,
             route["command"]["topic"] = "late.commands.v1"
 
     device = stoppable(DeviceService(own_kafka.bootstrap))
-    gateway = stoppable(Gateway(copy_routes(missing), KAFKA_BROKERS=own_kafka.bootstrap, FEATURE_KAFKA_EVENTS="true",
-                                LEGACY_URL=device.url))
+    gateway = stoppable(Gateway(copy_routes(missing), KAFKA_BROKERS=own_kafka.bootstrap, FEATURE_KAFKA_EVENTS=flag,
+                                LEGACY_URL=device.url if flag == "true" else None))
     assert gateway.wait_log("ready")["topic"] == "late.commands.v1"
     gateway.wait_log("command topic is not there yet", topic="late.commands.v1", reason="UNKNOWN_TOPIC_OR_PART")
     health = gateway.admin_get("/health/ready")
     assert health.status == 200 and "a command topic is not there yet: late.commands.v1" in health.body.decode()
     for _ in range(30):  # a breaker would open after 20
         name = device.register(f"GH-{uuid.uuid4()}")
-        assert gateway.bind(name).status == 200
+        if flag == "true":
+            assert gateway.bind(name).status == 200
+        else:
+            error_answer(503, "KAFKA_UNAVAILABLE", gateway.bind(name))
+            assert device.call("POST", BIND, {"qrData": {"deviceId": name, "bindingToken": QR_TOKEN}}, bearer()).status == 200
         assert gateway.unbind(name).status == 200
     metrics = gateway.metrics()
     assert metrics.sum("syncgate_fallbacks_total", reason="no_topic") == metrics.sum("syncgate_fallbacks_total") == 30
