@@ -295,7 +295,7 @@ static enum MHD_Result look_at_framing(void *cls, enum MHD_ValueKind kind, const
 static void note_answer_room(struct http_request *request, const struct framing *framing)
 {
     struct MHD_Connection *mhd = request->connection->mhd;
-    const size_t entry = MHD_VERSION < 0x01000000 ? 48 : 64;
+    const size_t entry = 64; /* 56, aligned */
     const char *end = framing->last_value ? framing->last_value : request->raw_target.ptr;
     size_t used = (size_t)(end + strlen(end) - request->method) + 32; /* line ends, alignment */
     used += entry * (size_t)(MHD_get_connection_values(mhd, MHD_HEADER_KIND, NULL, NULL) +
