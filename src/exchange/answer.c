@@ -147,6 +147,15 @@ void exchange_answer_rule(struct exchange *ex, const struct route_answer *rule,
         return;
     }
     const struct http_answer answer = {rule->status, headers, count, buf_span(&worker->value)};
+    if (!http_request_has_room(ex->http, &answer)) {
+        exchange_answer_error(ex, ERR_INTERNAL,
+                              ex->route->one_way
+                                  ? "The event was written, but the headers of the answer need more "
+                                    "SYNCGATE_CONNECTION_MEMORY"
+                                  : "The reply came, but the headers of the answer need more "
+                                    "SYNCGATE_CONNECTION_MEMORY");
+        return;
+    }
     exchange_set_state(ex, EXCHANGE_ANSWERED);
     http_request_answer(ex->http, &answer);
 }

@@ -263,6 +263,20 @@ def test_the_answer_may_be_the_route_s_own(stoppable, device_id):
     assert answer.header("X-None") is None
 
 
+def test_an_answer_without_room_is_told(stoppable, device_id):
+    """The headers of a rule share the connection's memory with the head of the request: the event is written by then."""
+    def change(route):
+        if route["operationId"] == "receiveMqttMessage":
+            route["accepted"] = {"status": 201, "headers": {"X-Long": "${query.q}"}, "body": {}}
+
+    gateway = stoppable(Gateway(copy_routes(change), KAFKA_BROKERS="embedded", FEATURE_KAFKA_EVENTS="only"))
+    for filler, status in ((100, 201), (6000, 500)):
+        answer = gateway.call("POST", f"{MESSAGES}?q={'x' * 5000}", message(device_id), admin(Filler="f" * filler))
+        assert answer.status == status, answer
+    error_answer(500, "INTERNAL", answer)
+    the_event(gateway, answer, MQTT_EVENTS)
+
+
 def test_the_openapi_document_has_the_answers():
     with open(os.path.join(ROOT, "openapi", "openapi.json"), encoding="utf-8") as file:
         paths = json.load(file)["paths"]
