@@ -152,6 +152,14 @@ void app_reload(struct app *app)
     app_reload_drop(app);
 }
 
+static bool has_command_topic(const struct exchange_plan *plan, uint32_t topic)
+{
+    for (size_t i = 0; i < plan->command_topic_count; i++)
+        if (plan->command_topic_ids[i] == topic)
+            return true;
+    return false;
+}
+
 /* Whether every route that takes Kafka can, or could not before either. */
 static bool topics_are_ready(const struct app *app)
 {
@@ -162,7 +170,8 @@ static bool topics_are_ready(const struct app *app)
     for (size_t i = 0; i < plan->routes->count; i++) {
         struct path_flag flag = exchange_route_flag(&plan->states[i]);
         if (path_flag_needs_kafka(&flag) &&
-            exchange_route_closed(&app->shared, plan, &plan->routes->routes[i], &closed))
+            exchange_route_closed(&app->shared, plan, &plan->routes->routes[i], &closed) &&
+            !(closed.lacks_topic && has_command_topic(app->plan, plan->states[i].command_topic)))
             return false;
     }
     return true;

@@ -6,6 +6,7 @@ import collections
 import contextlib
 import http.client
 import json
+import signal
 import threading
 import time
 import uuid
@@ -375,6 +376,10 @@ def test_a_missing_command_topic_is_its_routes_own_trouble(own_kafka, stoppable,
     assert metrics.sum("syncgate_fallbacks_total", reason="no_topic") == metrics.sum("syncgate_fallbacks_total") == 30
     breakers = json.loads(gateway.admin_get("/admin/breakers").body)["breakers"]
     assert {(breaker["state"], breaker["produceFailures"]) for breaker in breakers} == {("closed", 0)}
+    since = time.monotonic()
+    gateway.popen.send_signal(signal.SIGHUP)
+    gateway.wait_log("configuration reloaded")
+    assert time.monotonic() - since < 4, "a reload waits for topics that are new, not for this one"
     own_kafka.create_topics("late.commands.v1")
     gateway.wait_log("command topic is known", topic="late.commands.v1")
     with Service(own_kafka.bootstrap, topics=("late.commands.v1",)) as service:
