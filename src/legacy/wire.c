@@ -5,7 +5,8 @@
  * opened and closed by our callbacks, so no descriptor is closed behind the loop's back; other descriptors
  * (the resolver's) are removed at once.
  * - An idle connection that becomes readable was closed, or speaks unasked. curl would reuse the latter and
- * take the words for the next answer, so the connection is shut down here; curl finds it dead and drops it.
+ * take the words for the next answer, so the connection is shut down here; curl finds it dead and drops it. What
+ * came behind an answer already is looked for when the answer ends: the connection may be used again in this turn.
  * - curl is entered from the loop only (on_ready, on_timer, on_task), never from one of its callbacks. */
 #include "call.h"
 
@@ -97,18 +98,30 @@ void wire_placed(struct legacy_call *call)
     call->unplaced = false;
 }
 
+/* Bytes that belong to no answer. (Under TLS it may be a session ticket.) */
+static bool has_unasked(const struct legacy_socket *sock)
+{
+    char c;
+    return !sock->legacy->tls && recv(sock->io.fd, &c, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+}
+
+static void hang_up(const struct legacy_socket *sock)
+{
+    char sink[16384];
+    /* Nothing more comes in then, but what is in the receive buffer stays, and curl looks for the end of file. */
+    shutdown(sock->io.fd, SHUT_RDWR);
+    while (recv(sock->io.fd, sink, sizeof(sink), MSG_DONTWAIT) > 0)
+        ;
+}
+
 static void on_idle_ready(struct legacy_socket *sock)
 {
-    char sink[4096];
     socket_unwatch(sock);
     /* Under TLS it may be a session ticket. And a call that was paused before curl asked to watch its
      * connection holds one that only looks idle. */
     if (sock->legacy->tls || sock->legacy->unplaced > 0)
         return;
-    /* What is in the receive buffer outlives shutdown(), and curl looks for the end of file. */
-    for (int i = 0; i < 64 && recv(sock->io.fd, sink, sizeof(sink), MSG_DONTWAIT) > 0; i++)
-        ;
-    shutdown(sock->io.fd, SHUT_RDWR);
+    hang_up(sock);
 }
 
 static void on_ready(struct loop_io *io, uint32_t events)
@@ -172,6 +185,8 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *un
         sock->idle = call && !call->recv_paused && !call->send_paused;
         if (!sock->idle || sock->watched != EPOLLIN)
             socket_unwatch(sock);
+        if (sock->idle && has_unasked(sock))
+            hang_up(sock);
     } else {
         uint32_t events =
             (what & CURL_POLL_IN ? (uint32_t)EPOLLIN : 0) | (what & CURL_POLL_OUT ? (uint32_t)EPOLLOUT : 0);

@@ -947,6 +947,53 @@ static void test_unasked_answer_is_not_delivered(void **state)
     finish();
 }
 
+/* What a backend says behind an answer, more than curl reads with it, while another call waits for the connection: it is
+ * used again in the turn in which the answer ends. */
+static void serve_and_overrun(struct backend_conn *conn)
+{
+    struct backend_request request;
+    char text[16384 + 64];
+    size_t len = conn->backend->arg_len;
+    if (!backend_read(conn, &request))
+        return;
+    if (conn->number > 0) {
+        backend_say(conn, ANSWER_OK);
+        return;
+    }
+    memcpy(text, conn->backend->arg, len);
+    memset(text + len, '.', 16384 - len);
+    len = 16384 + (size_t)sprintf(text + 16384, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil");
+    backend_send(conn, text, len);
+    backend_drain(conn);
+}
+
+static void test_rest_of_an_answer_is_not_delivered(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *method, *raw;
+    } cases[] = {
+        {"HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 20000\r\n\r\n"},
+        {"GET", "HTTP/1.1 204 No Content\r\n\r\n"},
+        {"GET", "HTTP/1.1 304 Not Modified\r\n\r\n"},
+        {"GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"},
+    };
+    for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++) {
+        struct owner first = {0}, second = {0};
+        begin(serve_and_overrun, "", (struct limits){.connections = 1});
+        backend.arg = cases[i].raw;
+        backend.arg_len = strlen(cases[i].raw);
+        assert_int_equal(start(&first, cases[i].method, "/", NULL), ERR_OK);
+        assert_int_equal(start(&second, "POST", "/", "x"), ERR_OK);
+        RUN_UNTIL(first.ends && second.ends);
+        assert_int_equal(first.code, ERR_OK);
+        assert_int_equal(second.code, ERR_OK);
+        assert_string_equal(second.body, "ok");
+        assert_int_equal(backend.connections, 2);
+        finish();
+    }
+}
+
 /* ---- time ---- */
 
 static void serve_silence(struct backend_conn *conn)
@@ -1532,6 +1579,7 @@ int main(void)
         cmocka_unit_test(test_calls_are_limited),
         cmocka_unit_test(test_sent_is_never_called_unreachable),
         cmocka_unit_test(test_unasked_answer_is_not_delivered),
+        cmocka_unit_test(test_rest_of_an_answer_is_not_delivered),
         cmocka_unit_test(test_timeouts),
         cmocka_unit_test(test_own_pauses_are_no_timeouts),
         cmocka_unit_test(test_connect_timeout_is_unreachable),
