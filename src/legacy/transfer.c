@@ -102,10 +102,19 @@ static void leave_http_10(struct legacy_call *call)
         curl_easy_setopt(call->easy, CURLOPT_FORBID_REUSE, 1L);
 }
 
+/* From status 300 on curl ends the upload that is under way, but the backend may need it to end its answer. Of one without
+ * a length only curl can tell whether it was complete when the connection ends, and it does so when nothing is sent. */
+static void keep_sending(struct legacy_call *call)
+{
+    if (call->has_body)
+        curl_easy_setopt(call->easy, CURLOPT_KEEP_SENDING_ON_ERROR, call->head.content_length >= 0 ? 1L : 0L);
+}
+
 static bool final_head(struct legacy_call *call, int status)
 {
     struct legacy_response response;
     leave_http_10(call);
+    keep_sending(call);
     head_response(&call->head, status, &response);
     on_progress(call);
     call->handler.on_head(call->arg, &response);

@@ -530,6 +530,30 @@ def test_early_answers_to_uploads(cast):
         assert client.answer().status == 413
 
 
+@pytest.mark.parametrize("status", [200, 302, 400, 500])
+def test_an_answer_that_begins_early_and_needs_the_upload(cast, status):
+    """Its head and some of it come at once, the rest when the backend has read the whole body."""
+    size, begun = MIB, threading.Event()
+
+    def script(talk):
+        talk.send(ok(b"Content-Length: 30000", body=b"begin", start=b"HTTP/1.1 %d X" % status))
+        begun.set()
+        talk.read_body()
+        talk.send(b"x" * 29995)
+        return True
+
+    for address in (cast.nginx.unbuffered, *cast.gateways):
+        begun.clear()
+        cast.backend.reset(script=script)
+        with Client(address) as client:
+            client.send(raw("POST /a HTTP/1.1", b"Content-Length: %d" % size) + b"u" * 1000)
+            assert begun.wait(10)
+            client.send(b"u" * (size - 1000))
+            got = client.answer()
+        assert got and (got.status, len(got.body)) == (status, 30000)
+        assert len(cast.backend.seen) == 1 and len(cast.backend.seen[0].body) == size
+
+
 def dies_on_reuse(talk):
     """The first request of a connection is answered, the second one read, and the connection closed."""
     talk.read_body()
