@@ -110,19 +110,33 @@ static void call_free(struct legacy_call *call)
     free(call);
 }
 
+static bool new_handle(struct legacy_call *call)
+{
+    curl_easy_cleanup(call->easy);
+    call->easy = curl_easy_init();
+    return call->easy && transfer_prepare(call) && wire_prepare(call->legacy, call->easy);
+}
+
 static struct legacy_call *call_new(struct legacy *legacy)
 {
     struct legacy_call *call = calloc(1, sizeof(*call));
     if (!call)
         return NULL;
     call->legacy = legacy;
-    call->easy = curl_easy_init();
     call->timer.on_timer = transfer_on_timer;
-    if (!call->easy || !transfer_prepare(call) || !wire_prepare(legacy, call->easy)) {
+    if (!new_handle(call)) {
         call_free(call);
         return NULL;
     }
     return call;
+}
+
+/* Before 8.1.1 libcurl joins a folded line that is the first of an answer to a header of the handle's transfer before, whose
+ * memory is free by then: a backend could crash the gateway. A new handle costs a microsecond; connections and names are
+ * kept in the multi handle. */
+static bool handle_is_for_once(void)
+{
+    return curl_version_info(CURLVERSION_NOW)->version_num < 0x080101;
 }
 
 static void call_reset(struct legacy_call *call)
@@ -146,6 +160,10 @@ static struct legacy_call *call_take(struct legacy *legacy)
     if (call) {
         TAILQ_REMOVE(&legacy->spare, call, link);
         legacy->spare_len--;
+        if (handle_is_for_once() && !new_handle(call)) {
+            call_free(call);
+            return NULL;
+        }
     } else if (!(call = call_new(legacy))) {
         return NULL;
     }

@@ -947,6 +947,28 @@ static void test_unasked_answer_is_not_delivered(void **state)
     finish();
 }
 
+/* libcurl would join the line to a header of the call before, which it has freed. */
+static void serve_folded(struct backend_conn *conn)
+{
+    struct backend_request request;
+    while (backend_read(conn, &request))
+        if (!backend_say(conn, strstr(request.head, "/folded")
+                                   ? "HTTP/1.1 200 OK\r\n X: a\r\nContent-Length: 0\r\n\r\n"
+                                   : ANSWER_OK))
+            return;
+}
+
+static void test_folded_first_line_is_broken(void **state)
+{
+    (void)state;
+    begin(serve_folded, "", (struct limits){.connections = 1});
+    for (int i = 0; i < 10; i++) {
+        assert_int_equal(call_and_wait("GET", "/", NULL).code, ERR_OK);
+        assert_int_equal(call_and_wait("POST", "/folded", "x").code, ERR_LEGACY_BROKEN);
+    }
+    finish();
+}
+
 /* What a backend says behind an answer, more than curl reads with it, while another call waits for the connection: it is
  * used again in the turn in which the answer ends. */
 static void serve_and_overrun(struct backend_conn *conn)
@@ -1579,6 +1601,7 @@ int main(void)
         cmocka_unit_test(test_calls_are_limited),
         cmocka_unit_test(test_sent_is_never_called_unreachable),
         cmocka_unit_test(test_unasked_answer_is_not_delivered),
+        cmocka_unit_test(test_folded_first_line_is_broken),
         cmocka_unit_test(test_rest_of_an_answer_is_not_delivered),
         cmocka_unit_test(test_timeouts),
         cmocka_unit_test(test_own_pauses_are_no_timeouts),
