@@ -43,6 +43,24 @@ static bool note_length(struct head *head, struct span value)
     return true;
 }
 
+/* Nothing is decoded, and Transfer-Encoding ends here: a body in another coding would reach the client as it is, and nobody
+ * would tell. */
+static bool note_codings(struct head *head, struct span list)
+{
+    head->transfer_encoding = true;
+    while (list.len) {
+        const char *comma = memchr(list.ptr, ',', list.len);
+        size_t len = comma ? (size_t)(comma - list.ptr) : list.len;
+        struct span coding = span_trim((struct span){list.ptr, len});
+        if (coding.len && !span_eq_nocase(coding, SPAN_LIT("chunked")) &&
+            !span_eq_nocase(coding, SPAN_LIT("identity")))
+            return false;
+        len += comma != NULL;
+        list = (struct span){list.ptr + len, list.len - len};
+    }
+    return true;
+}
+
 static bool take_field(struct head *head, struct span line)
 {
     const char *colon = memchr(line.ptr, ':', line.len);
@@ -54,8 +72,8 @@ static bool take_field(struct head *head, struct span line)
         return false;
     if (span_eq_nocase(name, SPAN_LIT("Content-Length")) && !note_length(head, value))
         return false;
-    if (span_eq_nocase(name, SPAN_LIT("Transfer-Encoding")))
-        head->transfer_encoding = true;
+    if (span_eq_nocase(name, SPAN_LIT("Transfer-Encoding")) && !note_codings(head, value))
+        return false;
     return add_line(head, name, value);
 }
 

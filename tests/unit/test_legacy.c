@@ -505,6 +505,11 @@ static const struct answer_case {
     {"GET", "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\na", ERR_LEGACY_BROKEN, 0, 0, "", ""},
     {"GET", "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\na", ERR_LEGACY_BROKEN, 0, 0, "",
      ""},
+    {"GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nx", ERR_LEGACY_BROKEN, 0, 0, "", ""},
+    {"GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+     ERR_LEGACY_BROKEN, 0, 0, "", ""},
+    {"GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: identity, Chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", ERR_OK, 200,
+     -1, "", "x"},
     {"GET", "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
      ERR_LEGACY_BROKEN, 0, 0, "", ""},
 };
