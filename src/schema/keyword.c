@@ -201,6 +201,9 @@ static bool compile_pattern(struct compiler *c, struct schema *schema, const str
     if (!pattern->limits)
         return compile_no_memory(c);
     pcre2_set_match_limit(pattern->limits, PATTERN_MATCH_LIMIT);
+    uint32_t options = 0;
+    pattern->anchored =
+        pcre2_pattern_info(pattern->code, PCRE2_INFO_ALLOPTIONS, &options) == 0 && (options & PCRE2_ANCHORED);
     /* Without the compiler for this machine the interpreter runs, under the same limit. */
     (void)pcre2_jit_compile(pattern->code, PCRE2_JIT_COMPLETE);
     return true;

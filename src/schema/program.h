@@ -50,6 +50,7 @@ struct pattern {
     struct pattern *next; /* of the set, to free it */
     pcre2_code *code;
     pcre2_match_context *limits;
+    bool anchored; /* it can match at the first character only */
 };
 
 /* One assertion about strings, numbers or arrays. Checks keep the order of their keywords in the document. */

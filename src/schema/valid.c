@@ -47,7 +47,8 @@ bool value_has_type(const struct value *value, unsigned types)
 
 /* ---- patterns ---- */
 
-/* Memory for the two small objects PCRE2 wants for each match, on the caller's stack. */
+/* Memory for the two small objects PCRE2 wants for each match, on the caller's stack. What the interpreter needs on top does
+ * not fit, and comes from the heap. */
 struct match_arena {
     size_t used;
     max_align_t bytes[64];
@@ -58,7 +59,7 @@ static void *match_arena_alloc(size_t size, void *arg)
     struct match_arena *arena = arg;
     size = (size + sizeof(max_align_t) - 1) / sizeof(max_align_t);
     if (size > SG_ARRAY_LEN(arena->bytes) - arena->used)
-        return NULL;
+        return malloc(size * sizeof(max_align_t));
     void *ptr = &arena->bytes[arena->used];
     arena->used += size;
     return ptr;
@@ -66,7 +67,10 @@ static void *match_arena_alloc(size_t size, void *arg)
 
 static void match_arena_free(void *ptr, void *arg)
 {
-    (void)ptr, (void)arg;
+    const struct match_arena *arena = arg;
+    const char *begin = (const char *)arena->bytes, *at = ptr;
+    if (at < begin || at >= begin + sizeof(arena->bytes))
+        free(ptr);
 }
 
 static bool pattern_matches(const struct pattern *pattern, struct span text)
@@ -79,8 +83,15 @@ static bool pattern_matches(const struct pattern *pattern, struct span text)
     if (!data)
         return false;
     /* The text is UTF-8: json_parse() saw to that. An error is a limit that was hit: no match. */
-    return pcre2_match(pattern->code, (PCRE2_SPTR)text.ptr, text.len, 0, PCRE2_NO_UTF_CHECK, data,
-                       pattern->limits) >= 0;
+    int rc = pcre2_match(pattern->code, (PCRE2_SPTR)text.ptr, text.len, 0, PCRE2_NO_UTF_CHECK, data,
+                         pattern->limits);
+    /* Compiled code has 32 KiB of stack, some thousand repeats of a group: too few for the step limit. The interpreter has no
+     * such bound. It tries one start only, so its steps stay within the limit. */
+    if (rc == PCRE2_ERROR_JIT_STACKLIMIT && pattern->anchored)
+        rc = pcre2_match(pattern->code, (PCRE2_SPTR)text.ptr, text.len, 0, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
+                         data, pattern->limits);
+    pcre2_match_data_free(data);
+    return rc >= 0;
 }
 
 /* ---- checks ---- */

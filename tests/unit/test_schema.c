@@ -590,6 +590,42 @@ static void test_line(void **state)
     }
 }
 
+/* What a pattern says of a text does not depend on whether PCRE2 may compile it for the machine (it may not where memory cannot
+ * be made executable), nor on the stack of what it compiled. */
+static void test_interpreted_patterns(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *schema;
+        size_t repeats; /* of "ab," before an x */
+        bool valid;
+    } cases[] = {
+        {"{\"pattern\":\"(*NO_JIT)^(?:[a-z]+,)*x$\"}", 2, true},
+        {"{\"pattern\":\"(*NO_JIT)^(?:[a-z]+,)*y$\"}", 2, false},
+        {"{\"pattern\":\"(*NO_JIT)b,x\"}", 2, true},
+        {"{\"pattern\":\"^([a-z]+,)*x$\"}", 800, true},
+        {"{\"pattern\":\"^([a-z]+,)*x$\"}", 3000, true},
+        {"{\"pattern\":\"^([a-z]+,)*y$\"}", 3000, false},
+        {"{\"pattern\":\"^([a-z]+,)*x$\"}", 30000, false}, /* too many steps */
+    };
+    for (size_t i = 0; i < SG_ARRAY_LEN(cases); i++) {
+        struct err err;
+        struct buf text = BUF_INIT;
+        struct json_doc doc = JSON_DOC_INIT;
+        buf_append_char(&text, '"');
+        for (size_t n = 0; n < cases[i].repeats; n++)
+            buf_append_lit(&text, "ab,");
+        buf_append_lit(&text, "x\"");
+        assert_int_equal(json_parse(&doc, buf_span(&text), 10), ERR_OK);
+        struct schema_set *set = schema_set_parse(span_of(cases[i].schema), "x", &err);
+        if (schema_valid(compile(set, ""), &doc, json_root(&doc)) != cases[i].valid)
+            fail_msg("%s, %zu times", cases[i].schema, cases[i].repeats);
+        schema_set_freep(&set);
+        json_fini(&doc);
+        buf_fini(&text);
+    }
+}
+
 /* ---- hostile input ---- */
 
 /* Patterns and objects that would take minutes if a step were missing its bound. */
@@ -659,11 +695,17 @@ static void test_threads(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_openapi_compiles), cmocka_unit_test(test_bind),
-        cmocka_unit_test(test_requests),         cmocka_unit_test(test_validation_body),
-        cmocka_unit_test(test_load_errors),      cmocka_unit_test(test_keywords),
-        cmocka_unit_test(test_formats),          cmocka_unit_test(test_line),
-        cmocka_unit_test(test_hostile),          cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_openapi_compiles),
+        cmocka_unit_test(test_bind),
+        cmocka_unit_test(test_requests),
+        cmocka_unit_test(test_validation_body),
+        cmocka_unit_test(test_load_errors),
+        cmocka_unit_test(test_keywords),
+        cmocka_unit_test(test_formats),
+        cmocka_unit_test(test_line),
+        cmocka_unit_test(test_interpreted_patterns),
+        cmocka_unit_test(test_hostile),
+        cmocka_unit_test(test_threads),
     };
     return cmocka_run_group_tests(tests, load_openapi, free_openapi);
 }
