@@ -118,7 +118,7 @@ static enum err_code take_property(struct loader *loader, char *const *environ, 
     for (const char *at = name + strlen("KAFKA_"); *at; at++)
         property[len++] = *at == '_' ? '.' : (char)tolower((unsigned char)*at);
     property[len] = '\0';
-    if (!has_suffix(name, FILE_SUFFIX))
+    if (!has_suffix(name, FILE_SUFFIX) || len < strlen(FILE_SUFFIX))
         return loader_set_property(loader, name, property, value);
     /* Only for secrets: librdkafka has properties that end in .file themselves. */
     property[len - strlen(FILE_SUFFIX)] = '\0';
@@ -158,10 +158,10 @@ static enum err_code take_variable(struct loader *loader, char *const *environ, 
         if (options[i].secret && strcmp(name, file_name) == 0)
             return take_secret(loader, environ, &options[i], name, value);
     }
-    if (is_service_link(name, value))
-        return ERR_OK;
     if (has_prefix(name, FEATURE_PREFIX) && is_upper_snake(name) && name[strlen(FEATURE_PREFIX)])
         return loader_set_feature(loader, name, name + strlen(FEATURE_PREFIX), value);
+    if (is_service_link(name, value))
+        return ERR_OK;
     if (has_prefix(name, "KAFKA_") && name[strlen("KAFKA_")])
         return take_property(loader, environ, name, value);
     for (size_t i = 0; i < SG_ARRAY_LEN(prefixes); i++) {
