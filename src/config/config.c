@@ -60,10 +60,13 @@ void config_freep(struct config **config_ptr)
 
 void config_operation_name(struct span id, struct buf *out)
 {
+    bool mixed = false; /* else it is in upper snake case already */
+    for (size_t i = 0; i < id.len; i++)
+        mixed |= islower((unsigned char)id.ptr[i]) != 0;
     for (size_t i = 0; i < id.len; i++) {
         unsigned char c = (unsigned char)id.ptr[i], before = i ? (unsigned char)id.ptr[i - 1] : 0;
         bool lower_follows = i + 1 < id.len && islower((unsigned char)id.ptr[i + 1]);
-        if (isupper(c) && (islower(before) || isdigit(before) || (isupper(before) && lower_follows)))
+        if (mixed && isupper(c) && (islower(before) || isdigit(before) || (isupper(before) && lower_follows)))
             buf_append_char(out, '_');
         buf_append_char(out, isalnum(c) ? (char)toupper(c) : '_');
     }

@@ -131,6 +131,8 @@ static enum err_code take_properties(struct file_loader *self, json_t *object)
         if (!*name || strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789._") != strlen(name)) {
             code = err_set(self->loader->err, ERR_CONFIG, "%s: expected the name of a librdkafka property",
                            place);
+        } else if (json_is_null(value)) {
+            code = ERR_OK;
         } else if (!append_scalar(value, true, true, &text)) {
             code = err_set(self->loader->err, ERR_CONFIG,
                            "%s: expected a string, a whole number or a boolean, found %s", place,
@@ -192,7 +194,7 @@ static enum err_code take_operations(struct file_loader *self, json_t *object)
     json_t *value;
     json_object_foreach(object, name, value)
     {
-        enum err_code code = take_operation(self, name, value);
+        enum err_code code = json_is_null(value) ? ERR_OK : take_operation(self, name, value);
         if (code != ERR_OK)
             return code;
     }
@@ -259,6 +261,8 @@ static enum err_code take_member(struct file_loader *self, const char *prefix, c
          operations = strcmp(path, "feature.operations") == 0;
     if (!properties && !operations && !is_group(path))
         return unknown_key(self, prefix, key);
+    if (json_is_null(value))
+        return ERR_OK;
     make_place(self, path, place);
     if (!json_is_object(value))
         return err_set(self->loader->err, ERR_CONFIG, "%s: expected an object, found %s", place,

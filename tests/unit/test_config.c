@@ -395,11 +395,32 @@ static void test_secret_files(void **state)
                    "KAFKA_SSL_KEY_PASSWORD_FILE: cannot read \"/nowhere\"");
     expect_refused(NULL, ENV("AUTH_HS256_SECRET_FILE="), "AUTH_HS256_SECRET_FILE: cannot read \"\"");
     /* Not a secret, so not a file of ours: librdkafka has names that end so. */
-    struct config *config = load_ok(NULL, ENV("KAFKA_SOME_FILE=/x", "KAFKA_SSL_KEY_PASSWORD=y"));
+    struct config *config =
+        load_ok(NULL, ENV("KAFKA_SOME_FILE=/x", "KAFKA_SSL_KEY_PASSWORD=y", "KAFKA_FILE=/y"));
+    assert_string_equal(property(config, "file"), "/y");
     assert_string_equal(property(config, "some.file"), "/x");
-    assert_false(config->kafka_properties[0].secret);
-    assert_true(config->kafka_properties[1].secret);
+    assert_false(config->kafka_properties[1].secret);
+    assert_true(config->kafka_properties[2].secret);
     config_freep(&config);
+}
+
+/* null is the same as leaving the key out, wherever it stands; what is unknown stays a mistake. */
+static void test_null_is_not_set(void **state)
+{
+    (void)state;
+    struct config *config =
+        load_ok("{\"loops\": null, \"legacy\": null, \"auth\": {\"hs256SecretFile\": null}, \"feature\": "
+                "{\"operations\":"
+                " {\"bindQr\": null}}, \"kafka\": {\"properties\": {\"linger.ms\": null}}}",
+                NULL);
+    assert_int_equal(config->feature_count, 0);
+    assert_int_equal(config->kafka_property_count, 0);
+    config_freep(&config);
+    config = load_ok("{\"feature\": {\"operations\": null}, \"kafka\": {\"properties\": null}}", NULL);
+    config_freep(&config);
+    expect_refused("{\"legasy\": null}", NULL, "unknown key \"legasy\"");
+    expect_refused("{\"kafka\": {\"properties\": {\"SASL\": null}}}", NULL,
+                   "expected the name of a librdkafka property");
 }
 
 /* Kubernetes sets these for services called kafka, syncgate, legacy and auth. */
@@ -415,6 +436,10 @@ static void test_service_links(void **state)
     assert_int_equal(config->kafka_property_count, 0);
     config_freep(&config);
     expect_refused(NULL, ENV("SYNCGATE_PORT=8080"), "\"SYNCGATE_PORT\": unknown environment variable");
+    /* Nor is the flag of an operation that is called like one of them. */
+    config = load_ok(NULL, ENV("FEATURE_KAFKA_EVENTS_GET_SERVICE_HOST=off"));
+    assert_int_equal(config->feature_count, 1);
+    config_freep(&config);
 }
 
 static bool trusts(const struct config *config, const char *address)
@@ -476,6 +501,8 @@ static void test_operation_names(void **state)
         {"BIND_DEVICE_QR", "BIND_DEVICE_QR"},
         {"bind-device", "BIND_DEVICE"},
         {"getV2Devices", "GET_V2_DEVICES"},
+        {"get2faStatus", "GET2FA_STATUS"}, /* and written so already: */
+        {"GET2FA_STATUS", "GET2FA_STATUS"},
         {"x", "X"},
         {"", ""},
     };
@@ -984,6 +1011,7 @@ int main(void)
         cmocka_unit_test(test_bad_files),
         cmocka_unit_test(test_environment_beats_file),
         cmocka_unit_test(test_secret_files),
+        cmocka_unit_test(test_null_is_not_set),
         cmocka_unit_test(test_service_links),
         cmocka_unit_test(test_trusted_proxies),
         cmocka_unit_test(test_operation_names),
