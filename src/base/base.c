@@ -195,11 +195,12 @@ bool base_parse_u64(struct span text, uint64_t *ret_value)
 
 int base_read_file(const char *path, size_t max_len, struct buf *buf)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    /* The open of a named pipe without a writer would wait for one. Reading one that has a writer does wait. */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return errno;
-    int rc = 0;
-    for (size_t total = 0;;) {
+    int rc = fcntl(fd, F_SETFL, 0) == 0 ? 0 : errno;
+    for (size_t total = 0; rc == 0;) {
         if (!buf_reserve(buf, 4096)) {
             rc = ENOMEM;
             break;

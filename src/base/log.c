@@ -199,6 +199,20 @@ bool log_begin(struct log_line *line, enum log_level level, const char *msg)
     return true;
 }
 
+/* As a JSON string without what JSON lets through and a terminal obeys: DEL, and U+0080 to U+009F. */
+static void append_text(struct buf *out, struct span text)
+{
+    size_t at = out->len;
+    buf_append_json_string(out, text);
+    for (; buf_ok(out) && at < out->len; at++) {
+        unsigned char c = (unsigned char)out->ptr[at];
+        if (c == 0x7f)
+            out->ptr[at] = '?';
+        else if (c == 0xc2 && (unsigned char)out->ptr[at + 1] < 0xa0) /* a quote stands behind the last one */
+            out->ptr[at] = out->ptr[at + 1] = '?';
+    }
+}
+
 static void append_key(struct log_line *line, const char *key)
 {
     buf_append_lit(line->out, ",\"");
@@ -216,13 +230,13 @@ void log_span(struct log_line *line, const char *key, struct span text)
         return;
     }
     if (text.len <= LOG_VALUE_MAX) {
-        buf_append_json_string(line->out, text);
+        append_text(line->out, text);
         return;
     }
     text.len = LOG_VALUE_MAX;
     for (int back = 0; back < 3 && ((unsigned char)text.ptr[text.len] & 0xc0) == 0x80; back++)
         text.len--;
-    buf_append_json_string(line->out, text);
+    append_text(line->out, text);
     if (!buf_ok(line->out))
         return;
     line->out->len--;

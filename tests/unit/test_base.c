@@ -1,8 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #include "syncgate/base.h"
@@ -110,12 +116,58 @@ static void test_err_table(void **state)
     assert_string_equal(err_info(ERR_REPLY_TIMEOUT)->wire, "REPLY_TIMEOUT");
 }
 
+static bool is_asleep(pid_t pid)
+{
+    char path[64], name[256], process_state = '?';
+    snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+    FILE *file = fopen(path, "r");
+    bool read = file && fscanf(file, "%*d %255s %c", name, &process_state) == 2;
+    if (file)
+        fclose(file);
+    return read && process_state == 'S';
+}
+
+/* A pipe that nobody writes to must not hold up who reads settings while the gateway serves. */
+static void test_read_pipe(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/syncgate-test-XXXXXX", path[64];
+    struct buf text = BUF_INIT;
+    assert_non_null(mkdtemp(dir));
+    snprintf(path, sizeof(path), "%s/fifo", dir);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    alarm(20);
+    assert_int_equal(base_read_file(path, 100, &text), 0);
+    alarm(0);
+    assert_int_equal(text.len, 0);
+    unlink(path);
+    rmdir(dir);
+    /* --config <(...): what comes late is waited for. */
+    int ends[2];
+    assert_int_equal(pipe(ends), 0);
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", ends[0]);
+    pid_t reader = getpid(), child = fork();
+    if (child == 0) {
+        alarm(20);
+        while (!is_asleep(reader))
+            sched_yield();
+        _exit(write(ends[1], "{}", 2) != 2);
+    }
+    close(ends[1]);
+    assert_int_equal(base_read_file(path, 100, &text), 0);
+    assert_true(span_eq(buf_span(&text), SPAN_LIT("{}")));
+    assert_int_equal(waitpid(child, NULL, 0), child);
+    close(ends[0]);
+    buf_fini(&text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_iso_round_trip), cmocka_unit_test(test_iso_parse),
         cmocka_unit_test(test_json_string),    cmocka_unit_test(test_buf),
         cmocka_unit_test(test_parse_u64),      cmocka_unit_test(test_err_table),
+        cmocka_unit_test(test_read_pipe),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

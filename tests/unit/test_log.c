@@ -84,6 +84,9 @@ static void test_fields(void **state)
     assert_true(log_begin(&line, LOG_WARN, "a \"quoted\"\nmessage"));
     log_str(&line, "none", NULL);
     log_str(&line, "text", "x\x1b[31m\r\n\xff\xc3");
+    log_str(&line, "terminal",
+            "\x7f \xc2\x9b"
+            "31m \xc2\xa0 \xe2\x82\x9b");
     log_span(&line, "span", SPAN_LIT("a\0b"));
     log_u64(&line, "u", UINT64_MAX / 2);
     log_i64(&line, "i", INT64_MIN);
@@ -94,8 +97,11 @@ static void test_fields(void **state)
     log_stop();
     size_t len;
     char *text = read_all(fd, &len);
-    for (size_t i = 0; i + 1 < len; i++)
-        assert_true((unsigned char)text[i] >= 0x20);
+    for (size_t i = 0; i + 1 < len; i++) {
+        assert_true((unsigned char)text[i] >= 0x20 && text[i] != 0x7f);
+        /* U+0080 to U+009F: CSI and its kin, which terminals obey. */
+        assert_false((unsigned char)text[i] == 0xc2 && (unsigned char)text[i + 1] < 0xa0);
+    }
     assert_int_equal(text[len - 1], '\n');
     assert_non_null(strstr(text, "\"ms\":1234.567,\"short_ms\":0.005}"));
     json_t *object = parse_line(text, len - 1);
@@ -104,6 +110,8 @@ static void test_fields(void **state)
     assert_true(json_is_null(json_object_get(object, "none")));
     assert_string_equal(json_string_value(json_object_get(object, "text")),
                         "x\x1b[31m\r\n\xef\xbf\xbd\xef\xbf\xbd");
+    assert_string_equal(json_string_value(json_object_get(object, "terminal")),
+                        "? ??31m \xc2\xa0 \xe2\x82\x9b");
     assert_int_equal(json_string_length(json_object_get(object, "span")), 3);
     assert_true(json_integer_value(json_object_get(object, "i")) == INT64_MIN);
     assert_true(json_is_true(json_object_get(object, "yes")));
