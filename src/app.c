@@ -314,12 +314,15 @@ static void on_signal(struct loop_io *io, uint32_t events)
     (void)events;
     struct app *app = SG_CONTAINER_OF(io, struct app, signal_io);
     struct signalfd_siginfo info;
+    bool hangup = false;
     while (read(io->fd, &info, sizeof(info)) == (ssize_t)sizeof(info)) {
         if (info.ssi_signo != SIGHUP)
             leave(app);
-        else
-            app_reload(app);
+        hangup |= info.ssi_signo == SIGHUP;
     }
+    /* Once a turn: while files are read the next SIGHUP may come, and the loop has more to do. */
+    if (hangup)
+        app_reload(app);
     (void)!loop_timer_set(app->loop, &app->tick, loop_now_ns(app->loop));
 }
 

@@ -131,7 +131,9 @@ void app_reload(struct app *app)
         say_failed(app, "the gateway is shutting down");
         return;
     }
-    app_reload_drop(app); /* an earlier one that still waits: this one is newer */
+    /* An earlier one may still wait: this one is newer, and waits no longer than that one would have. */
+    uint64_t since_ns = app->next_plan ? app->next_since_ns : loop_now_ns(app->loop);
+    app_reload_drop(app);
     struct config *config = config_reload(app->config_file, environ, app_config(app), &app->next_kept, &err);
     struct exchange_plan *plan = config ? app_make_plan(app, config, &err) : NULL;
     app->next_keys_mtime_ns = plan ? app_keys_mtime_ns(plan->config) : 0; /* before they are read */
@@ -145,7 +147,7 @@ void app_reload(struct app *app)
         err_set(&err, code, "out of memory");
     app->next_plan = plan;
     app->next_keys = keys;
-    app->next_since_ns = loop_now_ns(app->loop);
+    app->next_since_ns = since_ns;
     if (code == ERR_OK)
         return;
     say_failed(app, err.text);

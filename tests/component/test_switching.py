@@ -7,7 +7,9 @@ import os
 import pathlib
 import shutil
 import signal
+import subprocess
 import threading
+import time
 
 import pytest
 
@@ -489,3 +491,37 @@ def test_reloading_under_load_drops_nothing(start, legacy, tmp_path):
     assert not failures, failures[:3]
     assert executed == collections.Counter(wanted), executed - collections.Counter(wanted)
     eventually(lambda: gateway.metrics().sum("syncgate_active_requests") == 0, "all calls ended")
+
+
+def test_a_storm_of_sighup_does_not_keep_the_newest_configuration_from_being_used(start, config, tmp_path):
+    """Main's loop goes on: it answers, and it uses what it has read, while signals come faster than files are read."""
+    flags = tmp_path / "flags"
+    flags.write_text("off\n")
+    gateway = start(config(feature={"file": str(flags)}), FEATURE_KAFKA_EVENTS=None)
+    flags.write_text("split:7\n")
+    storm = ["sh", "-c", f"while kill -HUP {gateway.popen.pid}; do :; done"]
+    senders = [subprocess.Popen(storm, stderr=subprocess.DEVNULL) for _ in range(4)]
+    try:
+        started = time.monotonic()
+        for answers in range(100):
+            assert gateway.admin_get("/health/live").status == 200
+            assert time.monotonic() - started < 20, answers
+        assert gateway.flag("GET", COMMON).json()["common"]["value"] == "split:7"
+    finally:
+        for sender in senders:
+            sender.kill()
+            sender.wait()
+
+
+def test_sighup_again_does_not_make_a_configuration_wait_for_its_topics_anew(start, config, tmp_path):
+    flags = tmp_path / "flags"
+    flags.write_text("true\n")
+    gateway = start(config(feature={"file": str(flags)}), wait_kafka=False, FEATURE_KAFKA_EVENTS=None,
+                    SYNCGATE_REPLY_TOPIC="device.commands.responses.v1", SYNCGATE_REPLY_PARTITION=99)
+    flags.write_text("split:7\n")
+
+    def is_used():
+        gateway.popen.send_signal(signal.SIGHUP)
+        return gateway.flag("GET", COMMON).json()["common"]["value"] == "split:7"
+
+    eventually(is_used, "it waits 5 s at most", 15)
