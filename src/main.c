@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The command line: syncgate [serve] | check | routes, --config FILE, --version, --help. design.md section 3. */
 #include <getopt.h>
+#include <signal.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -96,6 +97,15 @@ static int run_offline(struct config *config, const char *file, bool routes)
     return code == ERR_OK ? 0 : 1;
 }
 
+/* One that comes while the settings are read waits until they can be read again; it would end the process. */
+static void hold_hangup(void)
+{
+    sigset_t hangup;
+    sigemptyset(&hangup);
+    sigaddset(&hangup, SIGHUP);
+    sigprocmask(SIG_BLOCK, &hangup, NULL);
+}
+
 int main(int argc, char **argv)
 {
     static const struct option options[] = {{"config", required_argument, NULL, 'c'},
@@ -128,6 +138,8 @@ int main(int argc, char **argv)
         return 2;
     }
     struct err err = {ERR_OK, ""};
+    if (serve)
+        hold_hangup();
     struct config *config = config_load(file, environ, &err);
     if (!config) {
         fprintf(stderr, "syncgate: %s\n", err.text);

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The program without traffic: its commands, and a start that is refused with a message that names the mistake."""
+import contextlib
 import json
 import os
+import pathlib
+import signal
 import socket
 import subprocess
 
 import pytest
 
 from gateway import Gateway, copy_routes
-from process import PATIENCE_S, ROOT, SANITIZER_WORDS, clean_environment, program
+from process import PATIENCE_S, ROOT, SANITIZER_WORDS, clean_environment, eventually, program
 from tokens import SECRET
 
 pytestmark = pytest.mark.once
@@ -156,3 +159,32 @@ def test_with_the_flag_off_no_broker_is_needed(stoppable):
     gateway = stoppable(Gateway(FEATURE_KAFKA_EVENTS="false", LEGACY_URL="http://127.0.0.1:9"))
     assert gateway.admin_get("/health/live").status == 200
     assert gateway.call("GET", "/api/anything").status == 502
+
+
+def test_sighup_while_the_settings_are_read_does_not_end_the_start(tmp_path):
+    """It is served as a reload afterwards. A named pipe keeps the start where it reads."""
+    pipe = tmp_path / "syncgate.json"
+    os.mkfifo(pipe)
+    writer = os.open(pipe, os.O_RDWR)
+    env = clean_environment({**GOOD, "SHUTDOWN_DELAY": "0"})
+    argv = [program("syncgate"), "--config", str(pipe)]
+    with subprocess.Popen(argv, env=env, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as gateway:
+        try:
+            eventually(lambda: str(pipe) in opened_files(gateway.pid), "it reads")
+            gateway.send_signal(signal.SIGHUP)
+            os.write(writer, b"{}")
+            os.close(writer)
+            lines = (json.loads(line)["msg"] for line in gateway.stderr)
+            assert "configuration not reloaded, the old one stays" in lines, "the pipe is empty the second time"
+            gateway.terminate()
+            assert "stopped" in lines
+        finally:
+            gateway.kill()
+
+
+def opened_files(pid):
+    names = []
+    for entry in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since
+            names.append(os.readlink(entry))
+    return names
