@@ -127,16 +127,14 @@ void app_reload_drop(struct app *app)
 void app_reload(struct app *app)
 {
     struct err err = {ERR_OK, ""};
+    struct buf kept = BUF_INIT;
     if (app->phase >= APP_LEAVING) {
         say_failed(app, "the gateway is shutting down");
         return;
     }
-    /* An earlier one may still wait: this one is newer, and waits no longer than that one would have. */
-    uint64_t since_ns = app->next_plan ? app->next_since_ns : loop_now_ns(app->loop);
-    app_reload_drop(app);
-    struct config *config = config_reload(app->config_file, environ, app_config(app), &app->next_kept, &err);
+    struct config *config = config_reload(app->config_file, environ, app_config(app), &kept, &err);
     struct exchange_plan *plan = config ? app_make_plan(app, config, &err) : NULL;
-    app->next_keys_mtime_ns = plan ? app_keys_mtime_ns(plan->config) : 0; /* before they are read */
+    int64_t keys_mtime_ns = plan ? app_keys_mtime_ns(plan->config) : 0; /* before they are read */
     struct auth_keys *keys = plan ? app_load_keys(plan->config, &err) : NULL;
     enum err_code code = plan && (keys || err.code == ERR_OK) ? ERR_OK : err.code;
     if (code == ERR_OK)
@@ -145,13 +143,21 @@ void app_reload(struct app *app)
         err_set(&err, code, "too many Kafka topics or reply headers since the start: restart the gateway");
     else if (code == ERR_NO_MEMORY)
         err_set(&err, code, "out of memory");
+    if (code != ERR_OK) { /* nor does it change what an earlier one, that may still wait, has brought */
+        say_failed(app, err.text);
+        exchange_plan_unrefp(&app->shared, &plan);
+        auth_keys_unrefp(&keys);
+        buf_fini(&kept);
+        return;
+    }
+    /* The earlier one waits no more: this one is newer. It waits no longer than that one would have. */
+    uint64_t since_ns = app->next_plan ? app->next_since_ns : loop_now_ns(app->loop);
+    app_reload_drop(app);
     app->next_plan = plan;
     app->next_keys = keys;
+    app->next_keys_mtime_ns = keys_mtime_ns;
+    app->next_kept = kept;
     app->next_since_ns = since_ns;
-    if (code == ERR_OK)
-        return;
-    say_failed(app, err.text);
-    app_reload_drop(app);
 }
 
 static bool has_command_topic(const struct exchange_plan *plan, uint32_t topic)

@@ -525,3 +525,16 @@ def test_sighup_again_does_not_make_a_configuration_wait_for_its_topics_anew(sta
         return gateway.flag("GET", COMMON).json()["common"]["value"] == "split:7"
 
     eventually(is_used, "it waits 5 s at most", 15)
+
+
+def test_a_broken_configuration_does_not_take_back_one_that_waits_for_its_topics(start, config, tmp_path):
+    flags = tmp_path / "flags"
+    flags.write_text("true\n")
+    gateway = start(config(feature={"file": str(flags)}), wait_kafka=False, FEATURE_KAFKA_EVENTS=None,
+                    SYNCGATE_REPLY_TOPIC="device.commands.responses.v1", SYNCGATE_REPLY_PARTITION=99)
+    flags.write_text("split:7\n")
+    gateway.popen.send_signal(signal.SIGHUP)
+    assert gateway.admin_get("/health/live").status == 200, "main's loop has read it when it answers"
+    flags.unlink()
+    gateway.reload(ok=False)
+    eventually(lambda: gateway.flag("GET", COMMON).json()["common"]["value"] == "split:7", "the first one is used", 15)
