@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -534,7 +535,9 @@ def test_a_broken_configuration_does_not_take_back_one_that_waits_for_its_topics
                     SYNCGATE_REPLY_TOPIC="device.commands.responses.v1", SYNCGATE_REPLY_PARTITION=99)
     flags.write_text("split:7\n")
     gateway.popen.send_signal(signal.SIGHUP)
-    assert gateway.admin_get("/health/live").status == 200, "main's loop has read it when it answers"
+    status = pathlib.Path(f"/proc/{gateway.popen.pid}/status")
+    eventually(lambda: re.search(r"^ShdPnd:\s*0+$", status.read_text(), re.M), "the signal is taken")
+    assert gateway.admin_get("/health/live").status == 200, "main's loop has read the files when it answers"
     flags.unlink()
     gateway.reload(ok=False)
     eventually(lambda: gateway.flag("GET", COMMON).json()["common"]["value"] == "split:7", "the first one is used", 15)
