@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from broker import free_port
 from gateway import BIND, QR_TOKEN, Gateway, copy_routes
 from http_client import RawConnection, raw_request
 from legacy_stub import LegacyStub
@@ -186,14 +187,8 @@ class Relay:
             sock.close()
 
 
-def closed_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
 def test_no_broker_opens_the_breaker_of_the_cluster_until_one_is_back(start, device_id):
-    port = closed_port()
+    port = free_port()
     gateway = start(KAFKA_BROKERS=f"127.0.0.1:{port}", wait_kafka=False, SYNCGATE_BREAKER_PROBES=1,
                     SYNCGATE_BREAKER_OPEN="2s", FEATURE_KAFKA_EVENTS_UNBIND_DEVICE="true")
     line = gateway.wait_log("breaker open")
@@ -235,7 +230,7 @@ def test_the_first_call_without_a_broker_opens_the_breaker_of_the_cluster(start,
 
 
 def test_without_legacy_an_open_breaker_says_when_to_come_back(start, device_id):
-    gateway = start(KAFKA_BROKERS=f"127.0.0.1:{closed_port()}", wait_ready=False, FEATURE_KAFKA_EVENTS="only",
+    gateway = start(KAFKA_BROKERS=f"127.0.0.1:{free_port()}", wait_ready=False, FEATURE_KAFKA_EVENTS="only",
                     LEGACY_URL=None, SYNCGATE_BREAKER_OPEN="1m")
     eventually(lambda: gateway.breakers()["cluster"]["state"] == "open", "no broker")
     answer_ = gateway.bind(device_id)

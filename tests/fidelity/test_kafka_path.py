@@ -3,7 +3,6 @@
 service behind it. Each answer is judged by expected.py, and the answers of the three by each other: status, body with its
 order of keys, headers. What may differ is written in the corpus (`only=`) and in docs/fidelity.md."""
 import json
-import socket
 import time
 
 import pytest
@@ -14,6 +13,7 @@ from expected import BIND, ID, UNBIND, Legacy, normalised
 from gateway import Gateway
 from http_client import RawConnection, Response
 from tokens import bearer, token
+from wire import free_addresses
 
 # Hop by hop, or of the message; and what docs/fidelity.md lists: X-Powered-By and ETag are Express', the last two ours.
 NOT_COMPARED = {"date", "connection", "keep-alive", "content-length", "etag", "x-powered-by",
@@ -21,15 +21,9 @@ NOT_COMPARED = {"date", "connection", "keep-alive", "content-length", "etag", "x
 JSON_TYPE, PROBLEM_TYPE = "application/json; charset=utf-8", "application/problem+json; charset=utf-8"
 
 
-def free_address():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{probe.getsockname()[1]}"
-
-
 class Stack:
     def __init__(self, flag, **settings):
-        address = free_address()
+        address, = free_addresses(1)
         self.flag = flag
         kafka = {} if flag == "false" else {"KAFKA_BROKERS": "embedded"}
         self.gateway = Gateway(wait_ready=False, FEATURE_KAFKA_EVENTS=flag, LEGACY_URL="http://" + address,

@@ -48,7 +48,7 @@ def jars():
 
 
 def free_port():
-    """Below the range of ephemeral ports, so that no outgoing connection takes it before the broker does."""
+    """Below the range of ephemeral ports, so that no outgoing connection takes it before its user does."""
     while True:
         port = random.randint(12000, 31000)
         with socket.socket() as probe:

@@ -7,6 +7,7 @@ import socket
 import tempfile
 import threading
 
+from broker import free_port
 from http_client import split_address
 from process import Process, clean_environment, eventually
 
@@ -297,8 +298,7 @@ http {{
 
 
 def free_addresses(count):
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    addresses = ["127.0.0.1:%d" % probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return addresses
+    ports = set()
+    while len(ports) < count:
+        ports.add(free_port())
+    return [f"127.0.0.1:{port}" for port in ports]
