@@ -142,9 +142,11 @@ static bool wants_upgrade(const struct exchange *ex)
 static bool asks_for_only(const struct exchange *ex)
 {
     const struct exchange_plan *plan = ex->view->plan;
-    struct span method = http_request_header(ex->http, "Access-Control-Request-Method");
     struct route_match match;
-    if (!method.ptr || !span_eq(http_request_method(ex->http), SPAN_LIT("OPTIONS")))
+    if (!span_eq(http_request_method(ex->http), SPAN_LIT("OPTIONS")))
+        return false;
+    struct span method = http_request_header(ex->http, "Access-Control-Request-Method");
+    if (!method.ptr)
         return false;
     bool only = route_table_match(plan->routes, method, http_request_target(ex->http), &match) == ERR_OK &&
                 match.route && exchange_route_flag(&plan->states[match.route->index]).mode == PATH_MODE_ONLY;
@@ -194,7 +196,7 @@ static void *on_begin(void *arg, struct http_request *http)
     worker->active++;
     await_id_without_slot(worker->table, &ex->id);
     await_id_format(&ex->id, ex->id_text);
-    if (http_request_is_answered(http)) { /* by the front: contradicting lengths */
+    if (http_request_is_answered(http)) { /* by the front: its head, or the gateway stops */
         ex->code = ERR_BAD_REQUEST;
         exchange_set_state(ex, EXCHANGE_ANSWERED);
         return ex;

@@ -75,8 +75,9 @@ struct exchange {
     uint64_t parked_ns;          /* CLOCK_MONOTONIC */
     uint64_t waited_ns;          /* produce to reply */
     bool delivered, uncertain;
-    bool progressed;        /* a progress reply came: the command is in Kafka, whatever a report says */
-    bool awaits_report;     /* one-way: Kafka knows that somebody waits for delivery reports */
+    bool progressed; /* a progress reply came: the command is in Kafka, whatever a report says */
+    bool
+        awaits_report; /* one-way, or the cluster's probe: Kafka knows that somebody waits for delivery reports */
     bool in_flight;         /* counted in the route's bulkhead */
     bool has_json;          /* the body was read as JSON; one of another type counts as absent */
     bool unread_body;       /* there is one that legacy would have read */

@@ -206,6 +206,7 @@ struct framing {
     int64_t length;
     bool bad_length, bad_field;
     const char *last_value;
+    size_t cookies_len;
 };
 
 /* RFC 9110 section 5.6.2. libmicrohttpd takes "Content-Length : 5" for a header of another name, a proxy may not. */
@@ -268,14 +269,17 @@ static bool is_first_line_cut(const struct http_request *request)
 static enum MHD_Result look_at_framing(void *cls, enum MHD_ValueKind kind, const char *name,
                                        const char *value)
 {
-    (void)kind;
     struct framing *framing = cls;
+    if (kind == MHD_COOKIE_KIND)
+        return MHD_YES; /* is only counted; they stand behind all headers */
     bool cut = is_cut(framing->last_value, name);
     framing->last_value = value;
     if (cut || !is_token(name) || is_folded(name, value))
         framing->bad_field = true;
     else if (strcasecmp(name, "Host") == 0)
         framing->hosts++;
+    else if (strcasecmp(name, "Cookie") == 0)
+        framing->cookies_len += value ? strlen(value) + 32 : 0;
     else if (strcasecmp(name, "Content-Length") == 0) {
         uint64_t length;
         framing->content_lengths++;
@@ -292,16 +296,12 @@ static enum MHD_Result look_at_framing(void *cls, enum MHD_ValueKind kind, const
 
 /* The heads of a request and of its answer share the connection's memory, with a struct for each header and cookie, and a
  * copy of the cookies. Without room libmicrohttpd closes the connection, when the request has been executed already. */
-static void note_answer_room(struct http_request *request, const struct framing *framing)
+static void note_answer_room(struct http_request *request, const struct framing *framing, int count)
 {
-    struct MHD_Connection *mhd = request->connection->mhd;
     const size_t entry = 64; /* 56, aligned */
     const char *end = framing->last_value ? framing->last_value : request->raw_target.ptr;
     size_t used = (size_t)(end + strlen(end) - request->method) + 32; /* line ends, alignment */
-    used += entry * (size_t)(MHD_get_connection_values(mhd, MHD_HEADER_KIND, NULL, NULL) +
-                             MHD_get_connection_values(mhd, MHD_COOKIE_KIND, NULL, NULL));
-    struct span cookies = http_request_header(request, "Cookie");
-    used += cookies.len ? cookies.len + 32 : 0;
+    used += entry * (size_t)count + framing->cookies_len;
     size_t memory = request->front->settings.connection_memory;
     request->answer_room = used < memory ? memory - used : 0;
 }
@@ -311,9 +311,11 @@ static void note_answer_room(struct http_request *request, const struct framing 
 static bool framing_ok(struct http_request *request, int64_t *ret_length)
 {
     struct framing framing = {0};
-    MHD_get_connection_values(request->connection->mhd, MHD_HEADER_KIND, look_at_framing, &framing);
+    int count = MHD_get_connection_values(request->connection->mhd,
+                                          (enum MHD_ValueKind)(MHD_HEADER_KIND | MHD_COOKIE_KIND),
+                                          look_at_framing, &framing);
     *ret_length = framing.encodings ? -1 : framing.length;
-    note_answer_room(request, &framing);
+    note_answer_room(request, &framing, count);
     if (framing.encodings && http_request_is_http10(request))
         return false; /* RFC 9112 section 6.1: HTTP/1.0 knows no transfer coding */
     if (framing.hosts > 1 || (framing.hosts == 0 && !http_request_is_http10(request)))

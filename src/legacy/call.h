@@ -30,6 +30,7 @@ struct legacy {
     uint32_t retry_backoff_ms;
     uint64_t retries; /* of all calls so far */
     struct log_limit failure_log;
+    bool handles_for_once; /* see handles_are_for_once() */
 
     struct call_list waiting; /* started, not in the multi handle: FIFO */
     struct call_list work;    /* calls that the task has to look at */

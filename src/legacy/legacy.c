@@ -134,7 +134,7 @@ static struct legacy_call *call_new(struct legacy *legacy)
 /* Before 8.1.1 libcurl joins a folded line that is the first of an answer to a header of the handle's transfer before, whose
  * memory is free by then: a backend could crash the gateway. A new handle costs a microsecond; connections and names are
  * kept in the multi handle. */
-static bool handle_is_for_once(void)
+static bool handles_are_for_once(void)
 {
     return curl_version_info(CURLVERSION_NOW)->version_num < 0x080101;
 }
@@ -160,7 +160,7 @@ static struct legacy_call *call_take(struct legacy *legacy)
     if (call) {
         TAILQ_REMOVE(&legacy->spare, call, link);
         legacy->spare_len--;
-        if (handle_is_for_once() && !new_handle(call)) {
+        if (legacy->handles_for_once && !new_handle(call)) {
             call_free(call);
             return NULL;
         }
@@ -356,6 +356,7 @@ struct legacy *legacy_new(struct loop *loop, const struct legacy_settings *setti
     legacy->max_connections = settings->max_connections;
     legacy->max_calls = settings->max_calls;
     legacy->max_retries = settings->retries;
+    legacy->handles_for_once = handles_are_for_once();
     legacy->retry_backoff_ms = settings->retry_backoff_ms;
     TAILQ_INIT(&legacy->waiting);
     TAILQ_INIT(&legacy->work);
